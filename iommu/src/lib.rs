@@ -1,0 +1,20 @@
+//! The IOMMU layer: what a passthrough device can reach, and which guest pages it
+//! may have written.
+//!
+//! Reading order, which is also the order of events when a guest unmaps:
+//! `viommu` decodes the guest's invalidation and compares the guest's tables
+//! with what is mapped; the `Iommu` object takes the translation out of the host
+//! tables, has the [`unit::HostUnit`] invalidate and drain, harvests, marks the
+//! pages in the guest's dirty log, and only then does the guest's wait descriptor
+//! complete.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod addr;
+pub mod space;
+pub mod unit;
+
+pub use addr::{Iova, IovaRange};

@@ -1,0 +1,118 @@
+//! What the layer needs of a host remapping unit; one trait for all vendors.
+
+use crate::{Iova, IovaRange};
+use hv_core::Hpa;
+
+/// The tag under which a unit caches the translations of one domain. 0 is not
+/// used (VT-d reserves it in caching mode).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct DomainId(u16);
+
+impl DomainId {
+    /// The domain of that number.
+    pub const fn new(number: u16) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+}
+
+/// A device's requester id: bus, device and function as on the PCI bus.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SourceId(u16);
+
+impl SourceId {
+    /// Wraps the 16-bit requester id.
+    pub const fn new(raw: u16) -> Self {
+        Self(raw)
+    }
+
+    /// The 16-bit requester id.
+    pub const fn raw(self) -> u16 {
+        self.0
+    }
+
+    /// The bus number.
+    pub const fn bus(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    /// Device and function, as they index a context table: `device * 8 + function`.
+    pub const fn devfn(self) -> u8 {
+        self.0 as u8
+    }
+}
+
+impl core::fmt::Display for SourceId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let (device, function) = (self.devfn() >> 3, self.devfn() & 7);
+        write!(f, "{:02x}:{device:02x}.{function}", self.bus())
+    }
+}
+
+/// What an invalidation drops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// Translations of these pages, and the cached table entries on the way to
+    /// them.
+    Pages(IovaRange),
+    /// Everything cached for the domain.
+    Domain,
+}
+
+/// A DMA that a unit refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DmaFault {
+    /// Who sent it.
+    pub source: SourceId,
+    /// Where it went.
+    pub iova: Iova,
+    /// Whether it was a write.
+    pub write: bool,
+    /// The unit's own reason code (VT-d: table "Fault Reason Encodings").
+    pub reason: u8,
+}
+
+/// Why a unit did not do what was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum UnitError {
+    /// The unit did not answer in time, or reported a queue error. Nothing is
+    /// known of what it caches: the layer treats the unit as lost.
+    #[error("the remapping unit does not answer")]
+    NoAnswer,
+    /// No memory for a root, context or device table.
+    #[error("out of memory for the remapping unit's tables")]
+    OutOfMemory,
+    /// The unit has no such domain number or device.
+    #[error("the remapping unit cannot address this domain or device")]
+    OutOfRange,
+}
+
+/// One host remapping unit.
+///
+/// Each method returns only after the hardware acknowledged, so that what the
+/// method promises already holds; no caller has to remember a second step.
+pub trait HostUnit {
+    /// How many table levels a domain has: 3 for 39-bit, 4 for 48-bit IOVAs.
+    fn levels(&self) -> u8;
+
+    /// Whether leaves of 2 MiB (level 2) are allowed; 4 KiB ones always are.
+    fn has_large_leaves(&self) -> bool;
+
+    /// Makes `device` translate through the table at `root`. On return no DMA of
+    /// the device under its former translation is in flight.
+    fn attach(&mut self, device: SourceId, domain: DomainId, root: Hpa) -> Result<(), UnitError>;
+
+    /// Refuses every DMA of `device`. On return none is in flight.
+    fn block(&mut self, device: SourceId) -> Result<(), UnitError>;
+
+    /// Drops cached translations, and waits until every DMA that used one has
+    /// landed and is visible to this CPU (drain of reads and writes).
+    fn invalidate(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError>;
+
+    /// The oldest fault not yet taken, and forgets it.
+    fn take_fault(&mut self) -> Option<DmaFault>;
+}

@@ -1,0 +1,3 @@
+//! migration
+#![no_std]
+#![forbid(unsafe_code)]
