@@ -14,6 +14,7 @@ extern crate std;
 
 pub mod addr;
 pub mod clock;
+pub mod device;
 pub mod dirty;
 pub mod memory;
 pub mod mmio;

@@ -1,0 +1,86 @@
+//! The guest's command line.
+
+use crate::ledger::MAX_PAGES;
+
+/// What the guest does before it checks its memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// The planned operations.
+    Work,
+    /// Feeds the IOMMU garbage first, then does the planned operations.
+    Garbage,
+    /// Has the device transfer where nothing is mapped, between operations.
+    Stray,
+}
+
+/// The options, all of the form `name=value`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Selects the plan.
+    pub seed: u64,
+    /// How many operations are done.
+    pub operations: u32,
+    /// How many pages are in play at the most; fewer if memory is smaller.
+    pub pages: usize,
+    /// What else is done.
+    pub mode: Mode,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            operations: 600,
+            pages: MAX_PAGES,
+            mode: Mode::Work,
+        }
+    }
+}
+
+/// A word of the command line that is not an option.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "'{0}' is no option: seed=NUMBER, operations=NUMBER, pages=NUMBER, mode=work|garbage|stray"
+)]
+pub struct BadOption<'a>(pub &'a str);
+
+impl Options {
+    /// Reads a command line of words separated by white space.
+    pub fn parse(line: &str) -> Result<Self, BadOption<'_>> {
+        let mut options = Self::default();
+        for word in line.split_ascii_whitespace() {
+            let bad = || BadOption(word);
+            let (name, value) = word.split_once('=').ok_or_else(bad)?;
+            match name {
+                "seed" => options.seed = value.parse().map_err(|_| bad())?,
+                "operations" => options.operations = value.parse().map_err(|_| bad())?,
+                "pages" => options.pages = value.parse().map_err(|_| bad())?,
+                "mode" => {
+                    options.mode = match value {
+                        "work" => Mode::Work,
+                        "garbage" => Mode::Garbage,
+                        "stray" => Mode::Stray,
+                        _ => return Err(bad()),
+                    }
+                }
+                _ => return Err(bad()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_and_a_bad_one_is_named() {
+        let options = Options::parse(" seed=7 operations=10  mode=stray").unwrap();
+        assert_eq!((options.seed, options.operations), (7, 10));
+        assert_eq!(options.mode, Mode::Stray);
+        for bad in ["sed=7", "seed", "seed=x", "mode=fast", "operations=-1"] {
+            assert_eq!(Options::parse(bad), Err(BadOption(bad)));
+        }
+    }
+}
