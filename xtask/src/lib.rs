@@ -1,1 +1,2 @@
 //! xtask
+pub mod image;

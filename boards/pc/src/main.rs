@@ -1,18 +1,8 @@
-//! The hypervisor image for PCs.
+//! The hypervisor image for PCs: start-up, and what is done in which role.
 #![cfg_attr(strandline_image, no_std, no_main)]
 
 #[cfg(strandline_image)]
-mod image {
-    use strandline_rt::BootInfo;
-    use strandline_rt::debug_exit::{Exit, exit};
-
-    strandline_rt::entry!(main);
-
-    fn main(boot: &'static BootInfo) -> ! {
-        log::info!("strandline: started with \"{}\"", boot.command_line());
-        exit(Exit::Success)
-    }
-}
+mod image;
 
 #[cfg(not(strandline_image))]
 fn main() {
