@@ -16,5 +16,6 @@ extern crate std;
 pub mod addr;
 pub mod space;
 pub mod unit;
+pub mod vtd;
 
 pub use addr::{Iova, IovaRange};
