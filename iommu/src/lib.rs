@@ -14,6 +14,7 @@
 extern crate std;
 
 pub mod addr;
+pub mod dmar;
 pub mod host;
 pub mod space;
 pub mod unit;
