@@ -14,7 +14,10 @@
 extern crate std;
 
 pub mod addr;
+pub mod dmar;
+pub mod host;
 pub mod space;
 pub mod unit;
+pub mod vtd;
 
 pub use addr::{Iova, IovaRange};

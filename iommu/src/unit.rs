@@ -102,6 +102,11 @@ pub trait HostUnit {
     /// Whether leaves of 2 MiB (level 2) are allowed; 4 KiB ones always are.
     fn has_large_leaves(&self) -> bool;
 
+    /// Whether the unit may go on taking a page for not mapped (VT-d: caching mode
+    /// or a write buffer). Then a mapping newly made is sure to be seen only after
+    /// [`HostUnit::invalidate`] over it; otherwise at once.
+    fn caches_absent(&self) -> bool;
+
     /// Makes `device` translate through the table at `root`. On return no DMA of
     /// the device under its former translation is in flight.
     fn attach(&mut self, device: SourceId, domain: DomainId, root: Hpa) -> Result<(), UnitError>;
