@@ -102,6 +102,12 @@ pub trait HostUnit {
     /// Whether leaves of 2 MiB (level 2) are allowed; 4 KiB ones always are.
     fn has_large_leaves(&self) -> bool;
 
+    /// Whether it also caches that a page has no translation (VT-d: CAP.CM), so
+    /// that a new mapping takes an invalidation before it is seen.
+    fn caches_not_present(&self) -> bool {
+        false
+    }
+
     /// Makes `device` translate through the table at `root`. On return no DMA of
     /// the device under its former translation is in flight.
     fn attach(&mut self, device: SourceId, domain: DomainId, root: Hpa) -> Result<(), UnitError>;
