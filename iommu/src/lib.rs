@@ -14,10 +14,23 @@
 extern crate std;
 
 pub mod addr;
+mod attach;
+pub mod bitmap;
+mod dma_space;
 pub mod dmar;
+mod domain;
 pub mod host;
+pub mod layer;
+pub mod pins;
+pub mod seed;
 pub mod space;
+pub mod tables;
+mod tracking;
 pub mod unit;
+pub mod unmap;
 pub mod vtd;
 
 pub use addr::{Iova, IovaRange};
+pub use bitmap::DirtyBitmap;
+pub use domain::{MAX_DEVICES, MAX_DOMAINS};
+pub use layer::{Iommu, Parts};

@@ -1,0 +1,104 @@
+//! Sending a device's DMA elsewhere, and the identity domain.
+
+use crate::domain::IDENTITY;
+use crate::layer::{Iommu, extents};
+use crate::space::{Access, Attachment, SpaceError};
+use crate::tables::{EntryFormat, Pages};
+use crate::unit::{HostUnit, SourceId, UnitError};
+use hv_core::Hpa;
+use hv_core::memory::PhysMemory;
+
+impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
+    /// Where the DMA of `device` goes at present.
+    pub fn attachment(&self, device: SourceId) -> Attachment {
+        self.domains.attachment(device)
+    }
+
+    /// See [`crate::space::DmaSpace::attach`].
+    pub(crate) fn attach_device(
+        &mut self,
+        device: SourceId,
+        to: Attachment,
+    ) -> Result<(), SpaceError> {
+        self.check_unit()?;
+        let target = match to {
+            Attachment::Identity => Some((IDENTITY, self.identity_root()?)),
+            Attachment::Domain(domain) => {
+                let root = self.domains.root(domain).ok_or(SpaceError::NoDomain)?;
+                Some((domain, root))
+            }
+            Attachment::Blocked => None,
+        };
+        let from = self.domains.attachment(device);
+        // The note first: with it there is room for the one that counts below.
+        self.domains.set_attachment(device, from)?;
+
+        let moved = match target {
+            Some((domain, root)) => self.unit.attach(device, domain, root),
+            None => self.unit.block(device),
+        };
+        match moved {
+            Ok(()) => {
+                self.domains.set_attachment(device, to)?;
+                if from == Attachment::Identity && !self.domains.identity_is_used() {
+                    // Drained by the unit, and nobody will ask for these pages
+                    // later: the identity domain's are not pinned one by one.
+                    self.mark_identity_unmapped();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                if error == UnitError::NoAnswer {
+                    self.unit_is_lost = true;
+                    // The device may be at either. The one that reaches more counts.
+                    if to == Attachment::Identity {
+                        self.domains.set_attachment(device, to)?;
+                    }
+                }
+                Err(SpaceError::Unit(error))
+            }
+        }
+    }
+
+    /// The root of the identity domain's tables: every page of the guest's memory,
+    /// and nothing else, at the IOVA that equals its guest address. Made when a
+    /// device first needs it, and kept.
+    fn identity_root(&mut self) -> Result<Hpa, SpaceError> {
+        if let Some(root) = self.identity_root {
+            return Ok(root);
+        }
+        let root = self
+            .pool
+            .take(self.tables.mem)
+            .ok_or(SpaceError::OutOfMemory)?;
+        let filled = self.fill_identity(root);
+        if filled.is_err() {
+            // No device has seen these tables: no drain is due.
+            let everything = self.tables.all_pages();
+            self.tables.detach(root, everything, None);
+            self.tables.release(&mut self.pool, root, everything);
+            self.pool.give_back(self.tables.mem, root);
+        }
+        filled?;
+        self.identity_root = Some(root);
+        Ok(root)
+    }
+
+    fn fill_identity(&mut self, root: Hpa) -> Result<(), SpaceError> {
+        for slot in self.guest.slots() {
+            let pages = Pages {
+                first: slot.gfn.number(),
+                last: slot.gfn.number() + slot.frames - 1,
+            };
+            if pages.last > self.tables.last_page() {
+                return Err(SpaceError::OutOfRange);
+            }
+            self.check_room(root, pages, slot.gfn)?;
+            for extent in extents(self.guest, pages, slot.gfn) {
+                self.tables
+                    .enter(&mut self.pool, root, extent, pages, Access::ReadWrite);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,62 @@
+//! The dirty bitmap an unmap can be asked for.
+
+use bitvec::order::Lsb0;
+use bitvec::slice::BitSlice;
+use bitvec::view::BitView;
+
+/// One bit a page: bit `i` stands for the page at the request's IOVA + `i` pages.
+///
+/// Words of 64 bits, lowest bit first, which is VFIO's layout on a little-endian
+/// machine. Bits are only ever set, so a caller who wants an exact result passes
+/// zeroed memory, and may collect several results in the same memory.
+#[derive(Debug)]
+pub struct DirtyBitmap<'b> {
+    bits: &'b mut BitSlice<u64, Lsb0>,
+}
+
+impl<'b> DirtyBitmap<'b> {
+    /// A bitmap in `words`, with whatever is in them.
+    pub fn new(words: &'b mut [u64]) -> Self {
+        Self {
+            bits: words.view_bits_mut(),
+        }
+    }
+
+    /// How many 64-bit words a range of `pages` takes.
+    pub const fn words_needed(pages: u64) -> u64 {
+        pages.div_ceil(64)
+    }
+
+    /// How many pages it has bits for.
+    pub fn pages(&self) -> u64 {
+        self.bits.len() as u64
+    }
+
+    /// Sets the bits of `count` pages from page `first` on. Pages without a bit
+    /// are left out; the layer has checked that there are none.
+    pub(crate) fn set(&mut self, first: u64, count: u64) {
+        let first = usize::try_from(first).unwrap_or(usize::MAX);
+        let end = first.saturating_add(count as usize).min(self.bits.len());
+        if let Some(bits) = self.bits.get_mut(first..end) {
+            bits.fill(true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_set_lowest_first_and_the_others_stay() {
+        let mut words = [1 << 63, 0];
+        let mut bitmap = DirtyBitmap::new(&mut words);
+        assert_eq!(bitmap.pages(), 128);
+        bitmap.set(0, 2);
+        bitmap.set(64, 1);
+        bitmap.set(127, 5);
+        bitmap.set(128, 1);
+        assert_eq!(words, [(1 << 63) | 3, (1 << 63) | 1]);
+        assert_eq!(DirtyBitmap::words_needed(65), 2);
+    }
+}

@@ -1,0 +1,143 @@
+//! The layer as the host side of an emulated IOMMU.
+
+use crate::layer::{Iommu, MapError};
+use crate::space::{Attachment, DmaSpace, MAX_REPLACE, Mapping, Replaced, SpaceError};
+use crate::tables::{EntryFormat, Leaf, Pages};
+use crate::unit::{DomainId, HostUnit, Scope, SourceId};
+use crate::{Iova, IovaRange};
+use hv_core::Hpa;
+use hv_core::memory::PhysMemory;
+
+impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F> {
+    fn address_width(&self) -> u8 {
+        self.tables.address_width()
+    }
+
+    fn create_domain(&mut self) -> Result<DomainId, SpaceError> {
+        self.check_unit()?;
+        let domain = self.domains.vacant().ok_or(SpaceError::OutOfMemory)?;
+        let root = self
+            .pool
+            .take(self.tables.mem)
+            .ok_or(SpaceError::OutOfMemory)?;
+        self.domains.set_root(domain, Some(root));
+        Ok(domain)
+    }
+
+    fn destroy_domain(&mut self, domain: DomainId) -> Result<(), SpaceError> {
+        self.check_unit()?;
+        let root = self.domains.root(domain).ok_or(SpaceError::NoDomain)?;
+        if self.domains.is_used(domain) {
+            return Err(SpaceError::NoDomain);
+        }
+        self.remove(domain, root, self.tables.all_pages(), None, None)?;
+        // Not even an empty root may be cached under a number that is used anew.
+        self.drain(domain, Scope::Domain)?;
+        self.domains.set_root(domain, None);
+        self.pool.give_back(self.tables.mem, root);
+        Ok(())
+    }
+
+    fn replace(
+        &mut self,
+        domain: DomainId,
+        start: Iova,
+        wanted: &[Option<Mapping>],
+    ) -> Result<Replaced, SpaceError> {
+        self.check_unit()?;
+        let root = self.domains.root(domain).ok_or(SpaceError::NoDomain)?;
+        let Some(window) = self.window(start, wanted)? else {
+            return Ok(Replaced::default());
+        };
+        self.check_single_pages(root, window)?;
+
+        let guest = self.guest;
+        let is_as_wanted = |page: u64, leaf: Leaf| {
+            wanted_at(wanted, window, page).is_some_and(|mapping| {
+                mapping.access == leaf.access
+                    && guest
+                        .translate(mapping.gfn.gpa())
+                        .is_ok_and(|hpa| hpa == leaf.hpa)
+            })
+        };
+        let unmapped = self.remove(domain, root, window, Some(&is_as_wanted), None)?;
+
+        let mut replaced = Replaced {
+            unmapped: unmapped.mappings,
+            ..Replaced::default()
+        };
+        for page in window.parts(1) {
+            let Some(Mapping { gfn, access }) = wanted_at(wanted, window, page.first) else {
+                continue;
+            };
+            match self.enter(root, page, gfn, access) {
+                Ok(()) => replaced.mapped += 1,
+                // What is still there is as wanted.
+                Err(MapError::Overlap) => {}
+                Err(_) => replaced.refused += 1,
+            }
+        }
+        if replaced.mapped > 0 && self.unit.caches_absent() {
+            self.drain(domain, Scope::Pages(window.range()))?;
+        }
+        Ok(replaced)
+    }
+
+    fn unmap_range(&mut self, domain: DomainId, range: IovaRange) -> Result<u64, SpaceError> {
+        self.check_unit()?;
+        let root = self.domains.root(domain).ok_or(SpaceError::NoDomain)?;
+        let mut pages = Pages::from(range);
+        if pages.first > self.tables.last_page() {
+            return Ok(0);
+        }
+        pages.last = pages.last.min(self.tables.last_page());
+        if self.tables.bisects(root, pages) {
+            return Err(SpaceError::OutOfRange);
+        }
+        let unmapped = self.remove(domain, root, pages, None, None)?;
+        Ok(unmapped.mappings)
+    }
+
+    fn attach(&mut self, device: SourceId, to: Attachment) -> Result<(), SpaceError> {
+        self.attach_device(device, to)
+    }
+}
+
+impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
+    /// The pages that `wanted` speaks of, `None` if it is empty.
+    fn window(&self, start: Iova, wanted: &[Option<Mapping>]) -> Result<Option<Pages>, SpaceError> {
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        if wanted.len() > MAX_REPLACE {
+            return Err(SpaceError::OutOfRange);
+        }
+        let range =
+            IovaRange::new(start, wanted.len() as u64).map_err(|_| SpaceError::OutOfRange)?;
+        let window = Pages::from(range);
+        if window.last > self.tables.last_page() {
+            return Err(SpaceError::OutOfRange);
+        }
+        Ok(Some(window))
+    }
+
+    /// A window is replaced page by page, so it must have been filled page by
+    /// page: a larger mapping from [`Iommu::map`] would be bisected.
+    fn check_single_pages(&self, root: Hpa, window: Pages) -> Result<(), SpaceError> {
+        let single = window.parts(1).all(|page| {
+            self.tables
+                .lookup(root, page.first)
+                .is_none_or(|(leaf, span)| leaf.first && leaf.last && span == page)
+        });
+        if !single {
+            return Err(SpaceError::OutOfRange);
+        }
+        Ok(())
+    }
+}
+
+/// What is wanted at `page` of `window`.
+fn wanted_at(wanted: &[Option<Mapping>], window: Pages, page: u64) -> Option<Mapping> {
+    let index = usize::try_from(page.checked_sub(window.first)?).ok()?;
+    *wanted.get(index)?
+}

@@ -1,0 +1,65 @@
+//! What differs between the table formats of the vendors: the bits of one entry.
+
+use crate::space::Access;
+use hv_core::Hpa;
+
+/// One leaf, decoded: a run of pages of a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// Where it points: page aligned, or aligned to its own size above level 1.
+    pub hpa: Hpa,
+    /// What the mapping allows; kept even while the hardware no longer sees it.
+    pub access: Access,
+    /// Whether the mapping starts with this leaf.
+    pub first: bool,
+    /// Whether the mapping ends with this leaf.
+    pub last: bool,
+}
+
+/// One entry, decoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// Nothing of ours, whatever bits the hardware may have left there.
+    Empty,
+    /// A table of the next lower level.
+    Table {
+        /// Its frame.
+        table: Hpa,
+        /// How many of its entries are in use: 1 to 512.
+        live: u64,
+    },
+    /// A leaf.
+    Leaf(Leaf),
+}
+
+/// The bits of one vendor's table entries.
+///
+/// Beside what the hardware reads, an entry holds what the layer has to know
+/// about it, in bits that the hardware ignores: a leaf its mapping's boundaries
+/// and rights, an entry that points to a table the number of entries in use
+/// there. So there is no second structure that could disagree with the tables.
+///
+/// An entry that lost its access bits ([`EntryFormat::revoked`]) is *detached*:
+/// the hardware sees nothing, [`EntryFormat::decode`] still sees it all.
+pub trait EntryFormat: Copy {
+    /// A leaf in a table of `level`, which is 1 or 2.
+    fn leaf(self, level: u8, leaf: Leaf) -> u64;
+
+    /// An entry in a table of `level` (2 or higher) for the `table` below it, of
+    /// which `live` entries are in use.
+    fn table(self, level: u8, table: Hpa, live: u64) -> u64;
+
+    /// What `entry` in a table of `level` means to the layer.
+    fn decode(self, level: u8, entry: u64) -> Entry;
+
+    /// `entry`, which points to a table, with another count of entries in use.
+    fn with_live(self, entry: u64, live: u64) -> u64;
+
+    /// Whether the hardware may follow `entry`. Only the access bits count: the
+    /// hardware may have set accessed or dirty bits in an empty slot.
+    fn is_attached(self, entry: u64) -> bool;
+
+    /// The bits that remain of an entry that is detached. All access rights go at
+    /// once, since a leaf still readable could be cached anew by a read.
+    fn revoked(self) -> u64;
+}

@@ -1,0 +1,100 @@
+//! Translation tables, one walker for every entry format.
+//!
+//! The table is the store: there is no other record of what is mapped. A leaf
+//! knows whether its mapping starts or ends there, so whether a range would
+//! bisect a mapping is answered by looking at its two edges. The entry above a
+//! table counts the entries in use in it, so a table that becomes empty is known
+//! without looking through it.
+
+mod format;
+mod map;
+mod pages;
+mod unmap;
+mod vtd;
+
+pub use format::{Entry, EntryFormat, Leaf};
+pub(crate) use pages::{Extent, Pages};
+pub(crate) use unmap::Keep;
+pub use vtd::VtdSecondStage;
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use hv_core::memory::PhysMemory;
+use hv_core::{Hpa, PAGE_SHIFT};
+use pages::{slot_index, slot_pages};
+
+/// How one host remapping unit's tables look, and where they are.
+///
+/// Callers hold the layer exclusively, so the only other party at the tables is
+/// the hardware: it reads entries at any time and, in some formats, sets accessed
+/// and dirty bits. Hence entries it may see change by atomic operations only.
+pub(crate) struct Tables<'m, M, F> {
+    pub(crate) mem: &'m M,
+    pub(crate) format: F,
+    /// The level of the root.
+    pub(crate) levels: u8,
+    /// Whether leaves are allowed at level 2.
+    pub(crate) large_leaves: bool,
+}
+
+// By hand, since the derive would ask for `M: Copy`.
+impl<M, F: Copy> Clone for Tables<'_, M, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<M, F: Copy> Copy for Tables<'_, M, F> {}
+
+impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
+    /// The number of IOVA bits translated.
+    pub(crate) fn address_width(self) -> u8 {
+        PAGE_SHIFT as u8 + 9 * self.levels
+    }
+
+    /// The last page that has a translation.
+    pub(crate) fn last_page(self) -> u64 {
+        slot_pages(self.levels + 1) - 1
+    }
+
+    /// Every page that has a translation.
+    pub(crate) fn all_pages(self) -> Pages {
+        let last = self.last_page();
+        Pages { first: 0, last }
+    }
+
+    /// The slot of `table` for `page`. A table comes from the pool, which knows
+    /// that there is memory, so this is never `None` in practice.
+    fn slot(self, table: Hpa, level: u8, page: u64) -> Option<&'m AtomicU64> {
+        self.mem.frame(table)?.words().get(slot_index(level, page))
+    }
+
+    /// The leaf over `page`, and the pages it spans.
+    pub(crate) fn lookup(self, root: Hpa, page: u64) -> Option<(Leaf, Pages)> {
+        let mut table = root;
+        for level in (1..=self.levels).rev() {
+            let entry = self.slot(table, level, page)?.load(Ordering::Acquire);
+            match self.format.decode(level, entry) {
+                Entry::Empty => return None,
+                Entry::Table { table: below, .. } => table = below,
+                Entry::Leaf(leaf) => {
+                    let first = page & !(slot_pages(level) - 1);
+                    let last = first + slot_pages(level) - 1;
+                    return Some((leaf, Pages { first, last }));
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether `pages` begins or ends inside a mapping.
+    pub(crate) fn bisects(self, root: Hpa, pages: Pages) -> bool {
+        let inside = |page, is_edge: fn(Leaf, Pages, u64) -> bool| {
+            self.lookup(root, page)
+                .is_some_and(|(leaf, span)| !is_edge(leaf, span, page))
+        };
+        inside(pages.first, |leaf, span, page| {
+            leaf.first && span.first == page
+        }) || inside(pages.last, |leaf, span, page| {
+            leaf.last && span.last == page
+        })
+    }
+}

@@ -1,0 +1,90 @@
+//! Which guest pages devices may have written.
+//!
+//! The tables have no dirty bits that could be trusted, so a page counts as
+//! written when a device could write it while writes were tracked. Two moments
+//! cover every such page: its unmap reports it (see [`crate::unmap`]), or it is
+//! still mapped at the end and [`Iommu::mark_writable`] finds it. In between it is
+//! not sent at all, since the device may write it again at any time.
+
+use crate::layer::Iommu;
+use crate::tables::EntryFormat;
+use crate::unit::HostUnit;
+use hv_core::dirty::DirtySource;
+use hv_core::memory::PhysMemory;
+use hv_core::sabotage::{Sabotage, is_active};
+use hv_core::{Gfn, Hpa};
+
+impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
+    /// Starts tracking: from now on an unmap may be asked for a bitmap. The
+    /// guest's dirty log is started before, and the first full copy made after.
+    pub fn start_tracking(&mut self) {
+        self.tracking = true;
+    }
+
+    /// Stops tracking.
+    pub fn stop_tracking(&mut self) {
+        self.tracking = false;
+    }
+
+    /// Whether writes are tracked.
+    pub fn is_tracking(&self) -> bool {
+        self.tracking
+    }
+
+    /// How many guest pages devices may write at present, each counted once: what
+    /// [`Iommu::mark_writable`] would mark.
+    pub fn writable_pages(&self) -> u64 {
+        if self.domains.identity_is_used() {
+            self.guest.frames()
+        } else {
+            self.pins.writable_pages()
+        }
+    }
+
+    /// The last harvest: marks every page a device may write in the dirty log.
+    /// The devices are stopped before, and migration drains the log after.
+    pub fn mark_writable(&self) {
+        if is_active(Sabotage::MappedDirty) {
+            return;
+        }
+        if self.domains.identity_is_used() {
+            self.mark_all(DirtySource::Mapped);
+            return;
+        }
+        for gfn in self.pins.writable() {
+            self.guest.log().mark(gfn, DirtySource::Mapped);
+        }
+    }
+
+    /// Marks the guest pages in `count` host pages from `hpa` on, which no device
+    /// can write any more.
+    pub(crate) fn mark_unmapped(&self, hpa: Hpa, count: u64) {
+        if is_active(Sabotage::UnmapReport) {
+            return;
+        }
+        // A leaf never crosses a slot, so its guest frames are contiguous too.
+        if let Some(first) = self.guest.gfn_of(hpa) {
+            for index in 0..count {
+                let gfn = Gfn::new(first.number() + index);
+                self.guest.log().mark(gfn, DirtySource::Unmap);
+            }
+        }
+    }
+
+    /// Marks all of the guest's memory, which no device reaches by identity any
+    /// more.
+    pub(crate) fn mark_identity_unmapped(&self) {
+        if !is_active(Sabotage::UnmapReport) {
+            self.mark_all(DirtySource::Unmap);
+        }
+    }
+
+    fn mark_all(&self, source: DirtySource) {
+        for slot in self.guest.slots() {
+            for index in 0..slot.frames {
+                let gfn = Gfn::new(slot.gfn.number() + index);
+                self.guest.log().mark(gfn, source);
+            }
+        }
+    }
+}

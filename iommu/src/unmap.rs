@@ -1,0 +1,183 @@
+//! The unmap: no device write is lost, and none comes later.
+//!
+//! ```text
+//!             the tables                 the device                 the report
+//!  detach     leaf R=W=0, or the         cached translations
+//!             way to its table cut       still serve writes
+//!  drain      (the same)                 translations dropped,
+//!                                        last write has landed
+//!  report     read what was writable     faults                     dirty log, bitmap
+//!  release    entries zero, pages        faults
+//!             unpinned, tables freed
+//! ```
+//!
+//! # Why in this order
+//! *Detach before drain*: a translation dropped from a cache whose table entry is
+//! still there comes back with the next DMA. *All detached before one drain*:
+//! that costs one wait for any number of pages.
+//!
+//! *Drain before report*: until then a write may be under way. Reported earlier,
+//! migration could read and send the page before that write lands, and nobody
+//! would mark it again. Where hardware keeps dirty bits it may also set one until
+//! then; read afterwards, the bits are final. There the two ways to detach
+//! matter: a table cut off as a whole has leaves that nobody modified, so the
+//! hardware's update finds what it expects; an edge leaf loses R and W together,
+//! since one that stays readable could be cached anew after the invalidation.
+//! Neither needs a second drain.
+//!
+//! *Report before release*: an unpinned page may be given to somebody else, and
+//! one that is marked late may miss migration's last look at the log.
+//!
+//! *Release after drain*: until then the hardware may walk the tables that were
+//! cut off, and in a freed one it would find anything.
+//!
+//! Detached entries are the only list of what to report and release. The layer is
+//! held exclusively from the first step to the last, so nothing is mapped over
+//! them.
+
+use crate::IovaRange;
+use crate::bitmap::DirtyBitmap;
+use crate::layer::Iommu;
+use crate::tables::{EntryFormat, Keep, Leaf, Pages};
+use crate::unit::{DomainId, HostUnit, Scope, UnitError};
+use hv_core::memory::PhysMemory;
+use hv_core::{Hpa, PAGE_SIZE};
+
+/// What an unmap did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Unmapped {
+    /// Pages that were mapped, in the sizes of the mappings, not of the request.
+    pub pages: u64,
+    /// Mappings they belonged to.
+    pub mappings: u64,
+    /// Pages of them that a device may have written.
+    pub dirty: u64,
+}
+
+impl Unmapped {
+    /// The bytes unmapped.
+    pub const fn bytes(&self) -> u64 {
+        self.pages.saturating_mul(PAGE_SIZE)
+    }
+}
+
+/// Why [`Iommu::unmap`] failed. Nothing changed, except after
+/// [`UnmapError::Unit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnmapError {
+    /// There is no such domain.
+    #[error("no such domain")]
+    NoDomain,
+    /// The range lies beyond the domain's address width.
+    #[error("the range is beyond what the unit translates")]
+    OutOfRange,
+    /// The range begins or ends inside a mapping.
+    #[error("the range bisects a mapping")]
+    Bisects,
+    /// A bitmap was asked for, and dirty tracking is off.
+    #[error("dirty pages are not tracked")]
+    NotTracking,
+    /// The bitmap has fewer bits than the range has pages.
+    #[error("the bitmap is too small for the range")]
+    BitmapTooSmall,
+    /// The hardware did not confirm. The pages are reported as dirty, but devices
+    /// may go on writing them: they stay pinned, and the unit is lost.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
+}
+
+impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
+    /// Unmaps every mapping in `range`, holes allowed, and reports the pages
+    /// devices may have written: in the guest's dirty log by guest frame, and in
+    /// `bitmap` by IOVA, from the start of `range` on.
+    ///
+    /// When it returns, no device reaches the pages any more, and every write
+    /// that did is both visible and reported.
+    pub fn unmap(
+        &mut self,
+        domain: DomainId,
+        range: IovaRange,
+        bitmap: Option<&mut DirtyBitmap<'_>>,
+    ) -> Result<Unmapped, UnmapError> {
+        self.check_unit()?;
+        let root = self.domains.root(domain).ok_or(UnmapError::NoDomain)?;
+        let pages = Pages::from(range);
+        if pages.last > self.tables.last_page() {
+            return Err(UnmapError::OutOfRange);
+        }
+        if let Some(bitmap) = &bitmap {
+            if !self.tracking {
+                return Err(UnmapError::NotTracking);
+            }
+            if bitmap.pages() < pages.count() {
+                return Err(UnmapError::BitmapTooSmall);
+            }
+        }
+        if self.tables.bisects(root, pages) {
+            return Err(UnmapError::Bisects);
+        }
+        Ok(self.remove(domain, root, pages, None, bitmap)?)
+    }
+
+    /// Removes the mappings in `pages`, which bisects none, or all but those to
+    /// `keep`. The order of its steps is this module's subject.
+    pub(crate) fn remove(
+        &mut self,
+        domain: DomainId,
+        root: Hpa,
+        pages: Pages,
+        keep: Option<Keep<'_>>,
+        bitmap: Option<&mut DirtyBitmap<'_>>,
+    ) -> Result<Unmapped, UnitError> {
+        let Some(touched) = self.tables.detach(root, pages, keep) else {
+            return Ok(Unmapped::default());
+        };
+        let drained = self.drain(domain, Scope::Pages(touched.range()));
+        // Also when the drain failed: better a page too many than one too few.
+        let unmapped = self.report_detached(root, pages, bitmap);
+        drained?;
+        self.release_detached(root, pages);
+        Ok(unmapped)
+    }
+
+    /// Marks what devices may have written through the detached leaves. Without
+    /// dirty bits in hardware that is every page that was mapped writable, and
+    /// never one that was mapped read-only.
+    fn report_detached(
+        &self,
+        root: Hpa,
+        pages: Pages,
+        mut bitmap: Option<&mut DirtyBitmap<'_>>,
+    ) -> Unmapped {
+        let mut unmapped = Unmapped::default();
+        let mut report = |at: Pages, leaf: Leaf| {
+            unmapped.pages += at.count();
+            unmapped.mappings += u64::from(leaf.last);
+            if !leaf.access.writes() {
+                return;
+            }
+            unmapped.dirty += at.count();
+            self.mark_unmapped(leaf.hpa, at.count());
+            if let Some(bitmap) = &mut bitmap {
+                bitmap.set(at.first - pages.first, at.count());
+            }
+        };
+        self.tables.for_each_detached(root, pages, &mut report);
+        unmapped
+    }
+
+    /// Unpins the pages behind detached leaves, then forgets the leaves.
+    fn release_detached(&mut self, root: Hpa, pages: Pages) {
+        let (guest, pins) = (self.guest, &mut self.pins);
+        let mut unpin = |at: Pages, leaf: Leaf| {
+            for index in 0..at.count() {
+                let hpa = Hpa::new(leaf.hpa.raw() + index * PAGE_SIZE);
+                if let Some(gfn) = guest.gfn_of(hpa) {
+                    pins.unpin(gfn, leaf.access);
+                }
+            }
+        };
+        self.tables.for_each_detached(root, pages, &mut unpin);
+        self.tables.release(&mut self.pool, root, pages);
+    }
+}

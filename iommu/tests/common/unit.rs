@@ -1,0 +1,289 @@
+//! A remapping unit and its devices, as mean as real ones may be.
+//!
+//! It reads the tables by the bits of the specification, not through the layer's
+//! own code. It caches translations and the way to leaf tables until they are
+//! invalidated. A device's write is translated at once and lands any time later,
+//! at the latest when an invalidation or an attachment drains it. And devices
+//! race: whenever the layer invalidates, they first write through everything that
+//! is still cached. So does migration: it sends what the log has just before the
+//! drained writes land.
+
+use super::migration::Migration;
+use hv_core::memory::PhysMemory;
+use hv_core::testing::Arena;
+use hv_core::{Hpa, PAGE_SIZE};
+use iommu::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
+use iommu::{Iova, IovaRange};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+/// What is wrong with the unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    None,
+    /// Invalidations drop nothing.
+    KeepsTranslations,
+    /// Invalidations drop leaves, but not the way to their tables.
+    KeepsTablePointers,
+    /// Invalidations do not wait for writes in flight.
+    DoesNotDrain,
+    /// Invalidations fail.
+    DoesNotAnswer,
+}
+
+/// A write that was translated, and when it landed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Write {
+    pub device: SourceId,
+    pub domain: DomainId,
+    pub page: u64,
+    pub hpa: Hpa,
+    value: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Translation {
+    hpa: Hpa,
+    read: bool,
+    write: bool,
+}
+
+#[derive(Default)]
+struct State {
+    contexts: BTreeMap<u16, (DomainId, Hpa)>,
+    translations: BTreeMap<(u16, u64), Translation>,
+    leaf_tables: BTreeMap<(u16, u64), Hpa>,
+    in_flight: Vec<Write>,
+    landed: Vec<Write>,
+    last_value: u64,
+    invalidations: u64,
+}
+
+/// The hardware: the layer holds it as its unit, the test as its devices.
+pub struct Hardware<'m> {
+    mem: &'m Arena,
+    migration: &'m Migration<'m>,
+    levels: u8,
+    state: RefCell<State>,
+    pub fault: Cell<Fault>,
+    pub caches_absent: bool,
+}
+
+impl<'m> Hardware<'m> {
+    pub fn new(mem: &'m Arena, migration: &'m Migration<'m>, levels: u8) -> Self {
+        Self {
+            mem,
+            migration,
+            levels,
+            state: RefCell::default(),
+            fault: Cell::new(Fault::None),
+            caches_absent: false,
+        }
+    }
+
+    /// A device reads: the translation is cached. Says whether it was allowed.
+    pub fn read(&self, device: SourceId, iova: Iova) -> bool {
+        let mut state = self.state.borrow_mut();
+        self.translate(&mut state, device, iova)
+            .is_some_and(|(_, translation)| translation.read)
+    }
+
+    /// A device writes: it is translated now, and lands later. Says whether it was
+    /// allowed.
+    pub fn write(&self, device: SourceId, iova: Iova) -> bool {
+        self.post(&mut self.state.borrow_mut(), device, iova)
+    }
+
+    fn post(&self, state: &mut State, device: SourceId, iova: Iova) -> bool {
+        match self.translate(state, device, iova) {
+            Some((domain, translation)) if translation.write => {
+                state.last_value += 1;
+                state.in_flight.push(Write {
+                    device,
+                    domain,
+                    page: iova.raw() / PAGE_SIZE,
+                    hpa: translation.hpa,
+                    value: state.last_value,
+                });
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// All writes in flight land, as when devices are stopped.
+    pub fn land(&self) {
+        self.land_if(&mut self.state.borrow_mut(), |_| true);
+    }
+
+    fn land_if(&self, state: &mut State, lands: impl Fn(&Write) -> bool) {
+        let (landing, staying) = state.in_flight.drain(..).partition(lands);
+        state.in_flight = staying;
+        for write in &landing {
+            let frame = self.mem.frame(write.hpa).expect("DMA beyond memory");
+            frame.words()[0].store(write.value, Ordering::SeqCst);
+        }
+        state.landed.extend::<Vec<_>>(landing);
+    }
+
+    /// What landed since this was last asked.
+    pub fn take_landed(&self) -> Vec<Write> {
+        std::mem::take(&mut self.state.borrow_mut().landed)
+    }
+
+    /// How many invalidations there were.
+    pub fn invalidations(&self) -> u64 {
+        self.state.borrow().invalidations
+    }
+
+    fn translate(
+        &self,
+        state: &mut State,
+        device: SourceId,
+        iova: Iova,
+    ) -> Option<(DomainId, Translation)> {
+        let (domain, root) = *state.contexts.get(&device.raw())?;
+        let page = iova.raw() / PAGE_SIZE;
+        let key = (domain.number(), page);
+        if let Some(hit) = state.translations.get(&key) {
+            return Some((domain, *hit));
+        }
+        let walked = self.walk(state, domain, root, page);
+        if let Some(found) = walked {
+            state.translations.insert(key, found);
+        }
+        walked.map(|found| (domain, found))
+    }
+
+    /// Second-stage walk: bit 0 reads, bit 1 writes, bit 7 a leaf above level 1.
+    fn walk(
+        &self,
+        state: &mut State,
+        domain: DomainId,
+        root: Hpa,
+        page: u64,
+    ) -> Option<Translation> {
+        let region = (domain.number(), page >> 9);
+        let (mut table, mut level) = match state.leaf_tables.get(&region) {
+            Some(table) => (*table, 1),
+            None => (root, self.levels),
+        };
+        let (mut read, mut write) = (true, true);
+        if page >> (9 * u32::from(self.levels)) != 0 {
+            return None;
+        }
+        loop {
+            let index = (page >> (9 * u32::from(level - 1))) & 511;
+            let words = self.mem.frame(table).expect("walk beyond memory").words();
+            let entry = words[index as usize].load(Ordering::SeqCst);
+            if entry & 3 == 0 {
+                return None;
+            }
+            assert_eq!(entry & (1 << 62 | 0xf00), 0, "reserved bits are set");
+            read &= entry & 1 != 0;
+            write &= entry & 2 != 0;
+            let address = entry & 0x000f_ffff_ffff_f000;
+            if level == 1 || entry & 0x80 != 0 {
+                let below = page & ((1 << (9 * u32::from(level - 1))) - 1);
+                assert!(level <= 2 && address & (below * PAGE_SIZE) == 0);
+                let hpa = Hpa::new(address + below * PAGE_SIZE);
+                return Some(Translation { hpa, read, write });
+            }
+            table = Hpa::new(address);
+            level -= 1;
+            if level == 1 {
+                state.leaf_tables.insert(region, table);
+            }
+        }
+    }
+
+    /// Every device writes wherever its domain still has a translation cached.
+    fn race(&self, state: &mut State, domain: DomainId) {
+        let devices: Vec<u16> = state
+            .contexts
+            .iter()
+            .filter(|(_, (of, _))| *of == domain)
+            .map(|(device, _)| *device)
+            .collect();
+        let pages: Vec<u64> = state
+            .translations
+            .keys()
+            .filter(|(of, _)| *of == domain.number())
+            .map(|(_, page)| *page)
+            .collect();
+        for device in devices {
+            for page in &pages {
+                let iova = Iova::new(page * PAGE_SIZE);
+                self.post(state, SourceId::new(device), iova);
+            }
+        }
+    }
+}
+
+impl HostUnit for &Hardware<'_> {
+    fn levels(&self) -> u8 {
+        self.levels
+    }
+
+    fn has_large_leaves(&self) -> bool {
+        true
+    }
+
+    fn caches_absent(&self) -> bool {
+        self.caches_absent
+    }
+
+    fn attach(&mut self, device: SourceId, domain: DomainId, root: Hpa) -> Result<(), UnitError> {
+        let mut state = self.state.borrow_mut();
+        state.contexts.insert(device.raw(), (domain, root));
+        self.land_if(&mut state, |write| write.device == device);
+        match self.fault.get() {
+            Fault::DoesNotAnswer => Err(UnitError::NoAnswer),
+            _ => Ok(()),
+        }
+    }
+
+    fn block(&mut self, device: SourceId) -> Result<(), UnitError> {
+        let mut state = self.state.borrow_mut();
+        state.contexts.remove(&device.raw());
+        self.land_if(&mut state, |write| write.device == device);
+        Ok(())
+    }
+
+    fn invalidate(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError> {
+        let mut state = self.state.borrow_mut();
+        state.invalidations += 1;
+        self.race(&mut state, domain);
+        self.migration.send_dirty();
+        let fault = self.fault.get();
+        if fault == Fault::DoesNotAnswer {
+            return Err(UnitError::NoAnswer);
+        }
+        let range = match scope {
+            Scope::Domain => IovaRange::ALL,
+            Scope::Pages(range) => range,
+        };
+        let first = range.start().raw() / PAGE_SIZE;
+        let last = range.last_page().raw() / PAGE_SIZE;
+        let in_scope = |of: u16, page| of == domain.number() && first <= page && page <= last;
+        if fault != Fault::KeepsTranslations {
+            state
+                .translations
+                .retain(|&(of, page), _| !in_scope(of, page));
+            if fault != Fault::KeepsTablePointers {
+                state.leaf_tables.retain(|&(of, region), _| {
+                    of != domain.number() || region < first >> 9 || last >> 9 < region
+                });
+            }
+        }
+        if fault != Fault::DoesNotDrain {
+            self.land_if(&mut state, |write| write.domain == domain);
+        }
+        Ok(())
+    }
+
+    fn take_fault(&mut self) -> Option<DmaFault> {
+        None
+    }
+}
