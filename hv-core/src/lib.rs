@@ -18,8 +18,11 @@ pub mod device;
 pub mod dirty;
 pub mod memory;
 pub mod mmio;
+pub mod npt;
 pub mod sabotage;
+pub mod svm;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vcpu;
 
 pub use addr::{Gfn, Gpa, Hpa, PAGE_SHIFT, PAGE_SIZE};

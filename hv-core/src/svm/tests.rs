@@ -1,0 +1,130 @@
+//! Tests of what the VMCB is filled with and how exits are read.
+
+use super::*;
+use crate::vcpu::Segment;
+use zerocopy::FromZeros;
+
+/// A block of zeros.
+fn block() -> std::boxed::Box<Vmcb> {
+    std::boxed::Box::new(Vmcb::new_zeroed())
+}
+
+#[test]
+fn every_register_survives_a_round_trip_through_the_block() {
+    let mut state = VcpuState::pvh(0x10_0000, 0x9000);
+    state.cr8 = 5;
+    state.efer = 0xd01;
+    state.interrupt_shadow = 1;
+    state.fs = Segment {
+        selector: 1,
+        attributes: 0x493,
+        limit: 3,
+        base: 4,
+    };
+    state.star = 0x1111;
+    state.sysenter_eip = 0x2222;
+    state.gpr[RSP] = 0x3333;
+    state.cr2 = 0x4444;
+    let mut vmcb = block();
+    load(&mut vmcb, &state, Entry::default());
+    assert_eq!(vmcb.save.efer, 0x1d01, "SVME is set for hardware only");
+    let mut back = VcpuState::pvh(0, 0);
+    // What only the switch itself carries.
+    back.gpr = state.gpr;
+    store(&vmcb, &mut back);
+    assert_eq!(back, state);
+}
+
+#[test]
+fn a_flush_lasts_for_one_entry() {
+    let (mut vmcb, state) = (block(), VcpuState::pvh(0, 0));
+    let flush = Entry {
+        flush_tlb: true,
+        ..Entry::default()
+    };
+    load(&mut vmcb, &state, flush);
+    assert_eq!(vmcb.control.tlb_control, tlb_control::FLUSH_ALL);
+    load(&mut vmcb, &state, Entry::default());
+    assert_eq!(vmcb.control.tlb_control, tlb_control::NOTHING);
+}
+
+#[test]
+fn an_interrupt_window_lasts_for_one_entry() {
+    let (mut vmcb, state) = (block(), VcpuState::pvh(0, 0));
+    let window = Entry {
+        interrupt_window: true,
+        ..Entry::default()
+    };
+    load(&mut vmcb, &state, window);
+    assert_ne!(vmcb.control.vintr & vintr::IRQ, 0);
+    assert_ne!(vmcb.control.intercept1 & intercept1::VINTR, 0);
+    load(&mut vmcb, &state, Entry::default());
+    assert_eq!(vmcb.control.vintr, vintr::MASKING);
+    assert_eq!(vmcb.control.intercept1 & intercept1::VINTR, 0);
+}
+
+#[test]
+fn interrupted_deliveries_are_repeated_and_software_interrupts_restarted() {
+    for event in [
+        Pending::interrupt(0x51),
+        Pending::nmi(),
+        Pending::exception(14, Some(6)),
+        Pending::UD,
+    ] {
+        assert_eq!(decode_event(encode_event(&event)), event);
+    }
+    // INT 0x80, INT3, and an invalid word with bits in it.
+    for info in [EVENT_VALID | 4 << 8 | 0x80, EVENT_VALID | 3 << 8 | 3, 0x30] {
+        assert_eq!(decode_event(info), Pending::NONE);
+    }
+    assert_eq!(encode_event(&Pending::NONE), 0);
+}
+
+#[test]
+fn instruction_exits_name_the_next_instruction() {
+    let mut vmcb = block();
+    vmcb.save.rip = 0x1000;
+    vmcb.control.exit_code = exit_code::CPUID;
+    let cpuid = |next_rip| Exit::Instruction {
+        what: Intercepted::Cpuid,
+        next_rip,
+    };
+    assert_eq!(decode(&vmcb, false), cpuid(0x1002));
+    vmcb.control.next_rip = 0x1003;
+    assert_eq!(decode(&vmcb, true), cpuid(0x1003), "a prefix is counted");
+    // out dx, al to 0x3f8.
+    vmcb.control.exit_code = exit_code::IOIO;
+    vmcb.control.exit_info1 = 0x3f8 << 16 | 1 << 4;
+    vmcb.control.exit_info2 = 0x1001;
+    let access = IoAccess {
+        port: 0x3f8,
+        width: 1,
+        is_in: false,
+        is_string: false,
+    };
+    let out = Exit::Instruction {
+        what: Intercepted::Io(access),
+        next_rip: 0x1001,
+    };
+    assert_eq!(decode(&vmcb, false), out);
+}
+
+#[test]
+fn nested_faults_tell_fetches_walks_and_writes_apart() {
+    let mut vmcb = block();
+    vmcb.control.exit_code = exit_code::NPF;
+    vmcb.control.exit_info2 = 0xfed9_0008;
+    let fault = |vmcb: &Vmcb| match decode(vmcb, false) {
+        Exit::NestedFault(fault) => (fault.write, fault.fetch, fault.table_walk),
+        other => panic!("{other:?}"),
+    };
+    for (info, expected) in [
+        (0x1_0000_0006, (true, false, false)),
+        (0x1_0000_0004, (false, false, false)),
+        (0x1_0000_0014, (false, true, false)),
+        (0x2_0000_0006, (true, false, true)),
+    ] {
+        vmcb.control.exit_info1 = info;
+        assert_eq!(fault(&vmcb), expected);
+    }
+}
