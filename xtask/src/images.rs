@@ -1,7 +1,7 @@
 //! The files a run needs, each built once per process.
 
 use crate::image::{self, Image};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -21,7 +21,7 @@ impl Images {
     /// The build failed; cargo has said why.
     pub fn ordinary() -> Result<Self> {
         static BUILT: OnceLock<Result<Images>> = OnceLock::new();
-        once(&BUILT, || Self::build("ordinary", &[]))
+        once(&BUILT, || Self::build(&[]))
     }
 
     /// The images with the breaking points compiled in.
@@ -30,24 +30,13 @@ impl Images {
     /// The build failed; cargo has said why.
     pub fn breakable() -> Result<Self> {
         static BUILT: OnceLock<Result<Images>> = OnceLock::new();
-        once(&BUILT, || Self::build("breakable", &["sabotage"]))
+        once(&BUILT, || Self::build(&["sabotage"]))
     }
 
-    /// Builds and copies, so that building the other flavour does not change a file
-    /// that a machine is about to boot.
-    fn build(flavour: &str, features: &[&str]) -> Result<Self> {
-        let directory = crate::workspace::target_dir().join("images").join(flavour);
-        std::fs::create_dir_all(&directory)
-            .with_context(|| format!("cannot create {}", directory.display()))?;
-        let place = |name: &str, built: PathBuf| {
-            let path = directory.join(name);
-            std::fs::copy(&built, &path)
-                .with_context(|| format!("cannot copy {}", built.display()))?;
-            anyhow::Ok(path)
-        };
+    fn build(features: &[&str]) -> Result<Self> {
         Ok(Self {
-            hypervisor: place("strandline", image::build(Image::Pc, features)?)?,
-            guest: place("ledger-guest", image::build(Image::Guest, &[])?)?,
+            hypervisor: image::build(Image::Pc, features)?,
+            guest: image::build(Image::Guest, &[])?,
         })
     }
 }

@@ -12,7 +12,7 @@ use crate::workspace;
 use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -89,11 +89,30 @@ impl Run {
     /// The run could not take place. A run that takes place and goes wrong is an
     /// [`Outcome`], for [`crate::verdict::judge`].
     pub fn execute(&self, watch: &mut dyn FnMut(Role, &Event)) -> Result<Outcome> {
-        let qemu = qemu::find()?;
-        let images = match self.sabotage {
-            None => Images::ordinary()?,
-            Some(_) => Images::breakable()?,
-        };
+        self.execute_with(&qemu::find()?, &self.images()?, watch)
+    }
+
+    /// Builds the images this run needs.
+    ///
+    /// # Errors
+    /// The build failed; cargo has said why.
+    pub fn images(&self) -> Result<Images> {
+        match self.sabotage {
+            None => Images::ordinary(),
+            Some(_) => Images::breakable(),
+        }
+    }
+
+    /// The same with a given emulator and given images.
+    ///
+    /// # Errors
+    /// As for [`Run::execute`].
+    pub fn execute_with(
+        &self,
+        qemu: &Path,
+        images: &Images,
+        watch: &mut dyn FnMut(Role, &Event),
+    ) -> Result<Outcome> {
         let logs = self.log_directory();
         std::fs::create_dir_all(&logs)
             .with_context(|| format!("cannot create {}", logs.display()))?;
@@ -103,7 +122,7 @@ impl Run {
         let start = |role| {
             Machine::start(&Config {
                 role,
-                qemu: &qemu,
+                qemu,
                 hypervisor: &images.hypervisor,
                 guest: (role == Role::Source).then_some(images.guest.as_path()),
                 options: self.options(role),

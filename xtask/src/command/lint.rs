@@ -2,7 +2,7 @@
 
 use super::{exit_code, succeeds};
 use anyhow::Result;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use xtask::workspace;
 
 /// Check formatting and lints, of the host code and of the images.
@@ -10,11 +10,29 @@ use xtask::workspace;
 pub(crate) struct Args {}
 
 pub(crate) fn run(_: &Args) -> Result<ExitCode> {
-    let formatted = succeeds(workspace::cargo().args(["fmt", "--all", "--check"]))?;
-    let host_clean = succeeds(
-        workspace::cargo()
-            .args(["clippy", "--workspace", "--all-targets"])
-            .args(["--", "-D", "warnings"]),
-    )?;
-    Ok(exit_code(formatted && host_clean))
+    let clean = succeeds(workspace::cargo().args(["fmt", "--all", "--check"]))?
+        && succeeds(&mut host_clippy())?
+        && succeeds(&mut image_clippy())?;
+    Ok(exit_code(clean))
+}
+
+fn host_clippy() -> Command {
+    let mut clippy = workspace::cargo();
+    clippy.args(["clippy", "--workspace", "--all-targets"]);
+    clippy.args(["--", "-D", "warnings"]);
+    clippy
+}
+
+/// The code that only a freestanding build compiles.
+fn image_clippy() -> Command {
+    let mut clippy = workspace::cargo();
+    // Either would replace the flags of the config file.
+    clippy.env_remove("RUSTFLAGS");
+    clippy.env_remove("CARGO_ENCODED_RUSTFLAGS");
+    clippy.args(["clippy", "--release", "--config", "boards/image.toml"]);
+    clippy.args(["--package", "strandline-pc", "--package", "ledger-guest"]);
+    clippy.arg("--target-dir");
+    clippy.arg(workspace::target_dir().join("image"));
+    clippy.args(["--", "-D", "warnings"]);
+    clippy
 }

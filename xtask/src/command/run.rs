@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use xtask::progress::Progress;
+use xtask::qemu;
 use xtask::report::{Report, logs_of};
 use xtask::run::Run;
 use xtask::sabotage::Sabotage;
@@ -69,9 +70,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         ..Run::new(&scenario)
     };
 
+    let qemu = qemu::find()?;
+    let images = run.images()?;
     let outcome = {
-        let progress = Progress::start("building and booting");
-        run.execute(&mut |role, event| progress.event(role, event))?
+        let progress = Progress::start("booting two machines");
+        run.execute_with(&qemu, &images, &mut |role, event| {
+            progress.event(role, event)
+        })?
     };
     let verdict = judge(&outcome, Expect::Migrates);
     let report = Report::new(&run, &outcome, &verdict);
