@@ -4,10 +4,10 @@
 //! both thin layers over this library:
 //!
 //! ```text
-//!  image  -> the ELF files        run      -> two QEMU processes, watched
-//!  qemu   -> the emulator            events, ledger -> what they said (observation)
-//!                                    verdict -> whether that is a success
-//!                                    report  -> the table and the JSON
+//!  image, images -> the ELF files     run -> two QEMU processes, watched
+//!  qemu          -> the emulator      events, ledger -> what they said (observation)
+//!                                     verdict -> whether that is a success
+//!                                     report  -> the table and the JSON
 //! ```
 
 pub mod events;

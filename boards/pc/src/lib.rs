@@ -1,1 +1,21 @@
-//! strandline-pc
+//! The parts of the hypervisor image for PCs that the program in `main.rs` wires
+//! together.
+//!
+//! ```text
+//!  command line -> options          ACPI tables -> pm timer, DMAR
+//!  memory map -> free memory -> budget          PCI -> device, link
+//! ```
+//!
+//! Parsers and planners know no hardware and are tested on the host.
+#![cfg_attr(not(test), no_std)]
+
+pub mod acpi;
+pub mod budget;
+pub mod clock;
+pub mod events;
+pub mod machine;
+pub mod memory_map;
+pub mod options;
+pub mod pci;
+pub mod tick;
+pub mod vectors;

@@ -1,0 +1,125 @@
+//! Machine-readable events: one JSON object (RFC 8259) a line on COM2.
+
+use core::fmt::{self, Write};
+use spin::Mutex;
+use strandline_rt::serial::{Port, Serial};
+
+/// A member's value.
+#[derive(Clone, Copy)]
+pub enum Value<'a> {
+    /// A number.
+    Number(u64),
+    /// True or false.
+    Flag(bool),
+    /// Text, or anything that can be shown as text.
+    Text(&'a dyn fmt::Display),
+}
+
+impl From<u64> for Value<'_> {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<u32> for Value<'_> {
+    fn from(number: u32) -> Self {
+        Self::Number(u64::from(number))
+    }
+}
+
+impl From<bool> for Value<'_> {
+    fn from(flag: bool) -> Self {
+        Self::Flag(flag)
+    }
+}
+
+impl<'a, T: fmt::Display> From<&'a T> for Value<'a> {
+    fn from(text: &'a T) -> Self {
+        Self::Text(text)
+    }
+}
+
+static COM2: Mutex<Option<Serial>> = Mutex::new(None);
+
+/// Writes an event: `emit("round", &[("pages", 12u64.into())])`.
+pub fn emit(event: &str, members: &[(&str, Value<'_>)]) {
+    let mut port = COM2.lock();
+    let port = port.get_or_insert_with(|| Serial::open(Port::Com2));
+    // A serial port cannot fail.
+    let _ = write_event(port, event, members);
+}
+
+fn write_event(out: &mut impl Write, event: &str, members: &[(&str, Value<'_>)]) -> fmt::Result {
+    out.write_str("{\"event\":")?;
+    write_text(out, &event)?;
+    for (name, value) in members {
+        out.write_str(",")?;
+        write_text(out, name)?;
+        out.write_str(":")?;
+        match value {
+            Value::Number(number) => write!(out, "{number}")?,
+            Value::Flag(flag) => write!(out, "{flag}")?,
+            Value::Text(text) => write_text(out, text)?,
+        }
+    }
+    out.write_str("}\n")
+}
+
+fn write_text(out: &mut impl Write, text: &dyn fmt::Display) -> fmt::Result {
+    out.write_str("\"")?;
+    write!(Escaped(out), "{text}")?;
+    out.write_str("\"")
+}
+
+/// Escapes what a JSON string must not contain.
+struct Escaped<'a, W>(&'a mut W);
+
+impl<W: Write> Write for Escaped<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            match c {
+                '"' => self.0.write_str("\\\"")?,
+                '\\' => self.0.write_str("\\\\")?,
+                '\n' => self.0.write_str("\\n")?,
+                c if c < ' ' => write!(self.0, "\\u{:04x}", c as u32)?,
+                c => self.0.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(event: &str, members: &[(&str, Value<'_>)]) -> String {
+        let mut out = String::new();
+        write_event(&mut out, event, members).unwrap();
+        out
+    }
+
+    #[test]
+    fn an_event_is_one_object_on_one_line() {
+        assert_eq!(line("resumed", &[]), "{\"event\":\"resumed\"}\n");
+        assert_eq!(
+            line(
+                "x",
+                &[
+                    ("n", u64::MAX.into()),
+                    ("ok", true.into()),
+                    ("why", (&"no").into())
+                ]
+            ),
+            "{\"event\":\"x\",\"n\":18446744073709551615,\"ok\":true,\"why\":\"no\"}\n"
+        );
+    }
+
+    #[test]
+    fn text_cannot_end_the_string_or_the_line() {
+        assert_eq!(
+            line("x", &[("t", (&"a\"b\\c\nd\u{1}é").into())]),
+            "{\"event\":\"x\",\"t\":\"a\\\"b\\\\c\\nd\\u0001é\"}\n"
+        );
+    }
+}

@@ -1,0 +1,218 @@
+//! PCI functions, through the configuration ports (PCI Local Bus 3.0, section
+//! 3.2.2.3.2 "Software Generation of Configuration Transactions").
+#![allow(unsafe_code)]
+
+use pci_types::capability::{MsiCapability, PciCapability};
+use pci_types::{
+    Bar, CommandRegister, ConfigRegionAccess, EndpointHeader, HeaderType, PciAddress, PciHeader,
+};
+use strandline_rt::physical::PhysRange;
+use x86_64::instructions::port::{Port, PortWriteOnly};
+
+/// Vendor and device id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeviceId(pub u16, pub u16);
+
+impl core::fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:04x}:{:04x}", self.0, self.1)
+    }
+}
+
+/// QEMU's teaching device: the passthrough device so far.
+pub const EDU: DeviceId = DeviceId(0x1234, 0x11e8);
+/// Memory shared with another machine: the link.
+pub const IVSHMEM: DeviceId = DeviceId(0x1af4, 0x1110);
+
+/// The machine lacks a device, or the device lacks something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PciError {
+    /// No such function on any bus.
+    #[error("there is no PCI device {0}")]
+    NoDevice(DeviceId),
+    /// The base address register does not name memory.
+    #[error("PCI device {0} has no memory behind base address register {1}")]
+    NoBar(DeviceId, u8),
+    /// No message-signalled interrupts.
+    #[error("PCI device {0} has no MSI capability")]
+    NoMsi(DeviceId),
+    /// The local APIC's id needs more than the 8 bits of a message address.
+    #[error("local APIC id {0:#x} cannot be reached by a message without interrupt remapping")]
+    ApicId(u32),
+}
+
+/// The ports 0xCF8 and 0xCFC of the machine.
+#[derive(Debug)]
+pub struct ConfigPorts(());
+
+impl ConfigPorts {
+    /// The machine's configuration ports.
+    ///
+    /// # Safety
+    /// This is an image on a PC, on its only CPU: an access is a pair of port
+    /// accesses that nothing may come between.
+    pub const unsafe fn new() -> Self {
+        Self(())
+    }
+
+    fn select(address: PciAddress, offset: u16) {
+        let value = 1 << 31
+            | u32::from(address.bus()) << 16
+            | u32::from(address.device()) << 11
+            | u32::from(address.function()) << 8
+            | u32::from(offset & 0xfc);
+        // SAFETY: the address port only selects what the data port means.
+        unsafe { PortWriteOnly::<u32>::new(0xcf8).write(value) };
+    }
+}
+
+impl ConfigRegionAccess for ConfigPorts {
+    unsafe fn read(&self, address: PciAddress, offset: u16) -> u32 {
+        Self::select(address, offset);
+        // SAFETY: reads of configuration space have no effect on memory.
+        unsafe { Port::<u32>::new(0xcfc).read() }
+    }
+
+    unsafe fn write(&self, address: PciAddress, offset: u16, value: u32) {
+        Self::select(address, offset);
+        // SAFETY: the caller promises that the write is valid. A device can reach
+        // memory by DMA only as far as the remapping unit lets it.
+        unsafe { Port::<u32>::new(0xcfc).write(value) };
+    }
+}
+
+/// A PCI function that was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Function {
+    address: PciAddress,
+    id: DeviceId,
+}
+
+impl Function {
+    /// The first function with that id, in bus order.
+    pub fn find(access: &impl ConfigRegionAccess, id: DeviceId) -> Result<Self, PciError> {
+        for bus in 0..=255 {
+            for device in 0..32 {
+                let first = PciHeader::new(PciAddress::new(0, bus, device, 0));
+                if first.id(access).0 == 0xffff {
+                    continue;
+                }
+                let functions = if first.has_multiple_functions(access) {
+                    8
+                } else {
+                    1
+                };
+                for function in 0..functions {
+                    let address = PciAddress::new(0, bus, device, function);
+                    let (vendor, device) = PciHeader::new(address).id(access);
+                    if DeviceId(vendor, device) == id {
+                        return Ok(Self { address, id });
+                    }
+                }
+            }
+        }
+        Err(PciError::NoDevice(id))
+    }
+
+    /// Its id.
+    pub fn id(&self) -> DeviceId {
+        self.id
+    }
+
+    /// Its requester id: bus, device and function, 16 bits.
+    pub fn requester_id(&self) -> u16 {
+        u16::from(self.address.bus()) << 8
+            | u16::from(self.address.device()) << 3
+            | u16::from(self.address.function())
+    }
+
+    /// The memory behind base address register `index`.
+    pub fn bar(&self, access: &impl ConfigRegionAccess, index: u8) -> Result<PhysRange, PciError> {
+        let no_bar = PciError::NoBar(self.id, index);
+        let (start, bytes) = match self.header(access).and_then(|it| it.bar(index, access)) {
+            Some(Bar::Memory32 { address, size, .. }) => (u64::from(address), u64::from(size)),
+            Some(Bar::Memory64 { address, size, .. }) => (address, size),
+            Some(Bar::Io { .. }) | None => return Err(no_bar),
+        };
+        // Unassigned by the firmware.
+        if start == 0 || bytes == 0 {
+            return Err(no_bar);
+        }
+        PhysRange::new(start, bytes).ok_or(no_bar)
+    }
+
+    /// Lets the function answer memory accesses, and do DMA or not; its interrupt
+    /// line is silenced.
+    pub fn enable(&self, access: &impl ConfigRegionAccess, bus_master: bool) {
+        PciHeader::new(self.address).update_command(access, |command| {
+            let mut command =
+                command | CommandRegister::MEMORY_ENABLE | CommandRegister::INTERRUPT_DISABLE;
+            command.set(CommandRegister::BUS_MASTER_ENABLE, bus_master);
+            command
+        });
+    }
+
+    /// Makes the function's interrupts messages that raise `vector` at the local
+    /// APIC `apic_id` (Intel SDM volume 3, section "Message Signalled Interrupts":
+    /// physical destination, fixed delivery, edge).
+    pub fn enable_msi(
+        &self,
+        access: &impl ConfigRegionAccess,
+        apic_id: u32,
+        vector: u8,
+    ) -> Result<(), PciError> {
+        let apic_id = u8::try_from(apic_id).map_err(|_| PciError::ApicId(apic_id))?;
+        let msi = self.msi(access)?;
+        let address = 0xfee0_0000 | u64::from(apic_id) << 12;
+        msi.set_enabled(false, access);
+        msi.set_message_info(address, u32::from(vector), access);
+        msi.set_enabled(true, access);
+        Ok(())
+    }
+
+    /// Sends no messages any more.
+    pub fn disable_msi(&self, access: &impl ConfigRegionAccess) -> Result<(), PciError> {
+        self.msi(access)?.set_enabled(false, access);
+        Ok(())
+    }
+
+    fn msi(&self, access: &impl ConfigRegionAccess) -> Result<MsiCapability, PciError> {
+        let header = self.header(access).ok_or(PciError::NoMsi(self.id))?;
+        header
+            .capabilities(access)
+            .take(MAX_CAPABILITIES)
+            .find_map(|capability| match capability {
+                PciCapability::Msi(msi) => Some(msi),
+                _ => None,
+            })
+            .ok_or(PciError::NoMsi(self.id))
+    }
+
+    fn header(&self, access: &impl ConfigRegionAccess) -> Option<EndpointHeader> {
+        let header = PciHeader::new(self.address);
+        match header.header_type(access) {
+            HeaderType::Endpoint => EndpointHeader::from_header(header, access),
+            _ => None,
+        }
+    }
+}
+
+/// As many as fit in configuration space: a list that goes in circles ends here.
+const MAX_CAPABILITIES: usize = 48;
+
+impl core::fmt::Display for Function {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let at = self.address;
+        write!(
+            f,
+            "{:02x}:{:02x}.{} [{}]",
+            at.bus(),
+            at.device(),
+            at.function(),
+            self.id
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;
