@@ -1,2 +1,27 @@
-//! xtask
+//! Builds Strandline, runs it in QEMU and judges the runs.
+//!
+//! The binary `cargo xtask` and the whole-machine tests in `tests/scenarios` are
+//! both thin layers over this library:
+//!
+//! ```text
+//!  image, images -> the ELF files     run -> two QEMU processes, watched
+//!  qemu          -> the emulator      events, ledger -> what they said (observation)
+//!                                     verdict -> whether that is a success
+//!                                     report  -> the table and the JSON
+//! ```
+
+pub mod events;
 pub mod image;
+pub mod images;
+pub mod ledger;
+pub mod machine;
+pub mod observation;
+pub mod progress;
+pub mod qemu;
+pub mod report;
+pub mod run;
+pub mod sabotage;
+pub mod tail;
+pub mod units;
+pub mod verdict;
+pub mod workspace;

@@ -1,0 +1,25 @@
+//! A guest or a device that misbehaves: it is told so by faults, it harms only
+//! itself, and it can still be moved.
+
+use scenarios::migrates;
+use xtask::run::Run;
+
+fn in_mode(mode: &str) -> Run {
+    Run {
+        guest_options: vec![format!("mode={mode}")],
+        ..Run::new(mode)
+    }
+}
+
+#[test]
+fn a_guest_that_feeds_its_iommu_garbage_gets_the_faults_it_expects() {
+    let moved = migrates(&in_mode("garbage"));
+    assert!(moved.account.faults > 0, "{:?}", moved.account);
+}
+
+#[test]
+fn a_device_that_writes_where_nothing_is_mapped_is_stopped_and_reported() {
+    let moved = migrates(&in_mode("stray"));
+    assert!(moved.dma_faults > 0, "the hardware recorded no fault");
+    assert!(moved.account.faults > 0, "the guest was told of no fault");
+}

@@ -1,0 +1,48 @@
+//! The main job: a guest moves while its device works, and loses nothing.
+
+use scenarios::migrates;
+use xtask::run::Run;
+
+/// The pages that matter most: last written by the device, then unmapped. With
+/// fewer of them a run shows little.
+const ENOUGH_DEVICE_PAGES: u64 = 20;
+
+fn loses_nothing(seed: u64) {
+    let run = Run {
+        seed,
+        ..Run::new(&format!("main-seed-{seed}"))
+    };
+    let moved = migrates(&run);
+
+    let account = moved.account;
+    assert!(account.device_last >= ENOUGH_DEVICE_PAGES, "{account:?}");
+    // One log feeds all three kinds; a kind that never shows up is not tested.
+    let migrated = moved.migrated;
+    assert!(migrated.rounds >= 2, "{migrated:?}");
+    assert!(migrated.dirty_cpu > 0, "{migrated:?}");
+    assert!(migrated.dirty_unmap > 0, "{migrated:?}");
+    assert_eq!(
+        migrated.downtime_us,
+        migrated.quiesce_us
+            + migrated.harvest_us
+            + migrated.pages_us
+            + migrated.state_us
+            + migrated.ack_us,
+        "the parts of the downtime add up"
+    );
+}
+
+#[test]
+fn a_guest_loses_nothing_with_seed_1() {
+    loses_nothing(1);
+}
+
+#[test]
+fn a_guest_loses_nothing_with_seed_2() {
+    loses_nothing(2);
+}
+
+#[test]
+fn a_guest_loses_nothing_with_seed_3() {
+    loses_nothing(3);
+}

@@ -1,0 +1,92 @@
+//! `cargo xtask run`: the main job, once.
+
+use super::exit_code;
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use xtask::progress::Progress;
+use xtask::qemu;
+use xtask::report::{Report, logs_of};
+use xtask::run::Run;
+use xtask::sabotage::Sabotage;
+use xtask::units::{Size, Span};
+use xtask::verdict::{Expect, judge};
+
+/// Migrate a running guest between two hypervisors and verify every page.
+///
+/// Boots two machines in QEMU. On one of them a guest drives a passthrough device
+/// through its own IOMMU; it is moved to the other in the middle of that, never
+/// told, and at its end compares every page with what it last wrote there.
+/// Exits with 0 only if the guest, on the destination, found every page right.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Seed of the guest's pseudo-random workload
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Memory of the guest
+    #[arg(long, value_name = "SIZE", default_value = "64M")]
+    memory: Size,
+    /// Bytes a second that the migration may send, in the machine's time
+    #[arg(long, value_name = "SIZE")]
+    max_bandwidth: Option<Size>,
+    /// How long the guest may stand still, in the machine's time
+    #[arg(long, value_name = "TIME")]
+    downtime_limit: Option<Span>,
+    /// How long the guest runs before its migration starts, in the machine's time
+    #[arg(long, value_name = "TIME")]
+    migrate_after: Option<Span>,
+    /// Operations that the guest does
+    #[arg(long, value_name = "N")]
+    operations: Option<u64>,
+    /// Break one mechanism in a test build; the run must then lose pages and fail
+    #[arg(long, value_enum, value_name = "NAME")]
+    sabotage: Option<Sabotage>,
+    /// Give up after this time on the wall clock
+    #[arg(long, value_name = "TIME", default_value = "120s")]
+    timeout: Span,
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Keep the logs here [default: logs/<scenario> in the target directory]
+    #[arg(long, value_name = "DIR")]
+    logs: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let scenario = match args.sabotage {
+        None => "main".to_owned(),
+        Some(sabotage) => format!("sabotage-{}", sabotage.name()),
+    };
+    let run = Run {
+        seed: args.seed,
+        memory: args.memory,
+        max_bandwidth: args.max_bandwidth,
+        downtime_limit: args.downtime_limit,
+        migrate_after: args.migrate_after,
+        operations: args.operations,
+        sabotage: args.sabotage,
+        timeout: args.timeout,
+        logs: args.logs.clone(),
+        ..Run::new(&scenario)
+    };
+
+    let qemu = qemu::find()?;
+    let images = run.images()?;
+    let outcome = {
+        let progress = Progress::start("booting two machines");
+        run.execute_with(&qemu, &images, &mut |role, event| {
+            progress.event(role, event)
+        })?
+    };
+    let verdict = judge(&outcome, Expect::Migrates);
+    let report = Report::new(&run, &outcome, &verdict);
+    if let Some(path) = &args.json {
+        std::fs::write(path, report.to_json()?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if !verdict.is_pass() {
+        eprint!("{}", logs_of(&outcome));
+    }
+    print!("{report}");
+    Ok(exit_code(verdict.is_pass()))
+}

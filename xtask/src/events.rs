@@ -1,0 +1,186 @@
+//! What the hypervisor says on its second serial port: one JSON object a line.
+//!
+//! This is the one place where the schema is written down. Unknown events and
+//! unknown members are ignored, so that an older tool can watch a newer image; a
+//! known event that lacks a member is an error, so that the two cannot drift apart
+//! unnoticed.
+
+use serde::Deserialize;
+
+/// One event. All sizes are in bytes, all times in microseconds of the machine's
+/// own clock.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The hypervisor is up and has accepted the machine.
+    Boot {
+        /// `source` or `destination`.
+        role: String,
+        /// The image's version.
+        version: String,
+    },
+    /// The machine or the request lacks something; nothing was started.
+    Refused {
+        /// For people.
+        reason: String,
+    },
+    /// A pre-copy round is complete (source).
+    Round(Round),
+    /// The guest is stopped, the last pages are about to go (source).
+    Switchover,
+    /// The destination has acknowledged and the source has let go (source).
+    Migrated(Migrated),
+    /// The migration is off and the guest runs on here (source).
+    MigrationFailed {
+        /// For people.
+        reason: String,
+    },
+    /// The guest runs here now (destination).
+    Resumed,
+    /// A page differs between the two machines at switchover (audit).
+    Mismatch {
+        /// The guest frame number.
+        gfn: u64,
+    },
+    /// The remapping hardware recorded faults of the guest's device.
+    DmaFault {
+        /// How many since the event before.
+        count: u64,
+    },
+    /// The guest has ended.
+    GuestExit {
+        /// 0 if the guest is content.
+        status: u64,
+    },
+    /// An event this tool does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The figures of one pre-copy round.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Round {
+    /// From 1 on.
+    pub round: u64,
+    /// Pages sent in this round, zero pages included.
+    pub pages: u64,
+    /// Those of them that were all zero.
+    pub zero: u64,
+    /// Bytes sent in this round.
+    pub bytes: u64,
+    /// Marks in the dirty log during this round: CPU writes.
+    pub dirty_cpu: u64,
+    /// Marks of pages that a device could still write.
+    pub dirty_mapped: u64,
+    /// Marks made by unmap reports.
+    pub dirty_unmap: u64,
+    /// Marks made by the hypervisor's own device emulation.
+    pub dirty_emulation: u64,
+    /// Pages known to be dirty when the round ended.
+    pub remaining: u64,
+    /// Bytes a second.
+    pub rate: u64,
+}
+
+/// The figures of a completed migration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Migrated {
+    /// Pre-copy rounds and the final one.
+    pub rounds: u64,
+    /// Pages sent, repeats and zero pages included.
+    pub pages_sent: u64,
+    /// Bytes of the whole stream.
+    pub bytes_sent: u64,
+    /// From the guest's stop to the destination's acknowledgement: the sum of the
+    /// five parts below.
+    pub downtime_us: u64,
+    /// Stopping the guest and its device.
+    pub quiesce_us: u64,
+    /// The last harvest of dirty pages.
+    pub harvest_us: u64,
+    /// Sending the last pages.
+    pub pages_us: u64,
+    /// Sending the processor's and the devices' state.
+    pub state_us: u64,
+    /// Waiting for the destination.
+    pub ack_us: u64,
+    /// Marks in the dirty log during the migration: CPU writes.
+    pub dirty_cpu: u64,
+    /// Marks of pages that a device could still write.
+    pub dirty_mapped: u64,
+    /// Marks made by unmap reports.
+    pub dirty_unmap: u64,
+    /// Marks made by the hypervisor's own device emulation.
+    pub dirty_emulation: u64,
+}
+
+impl Event {
+    /// Reads one line.
+    ///
+    /// # Errors
+    /// The line is no JSON object, has no `event`, or a known event lacks a member.
+    pub fn parse(line: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_of_the_schema_is_read() {
+        let round = r#"{"event":"round","round":1,"pages":2,"zero":3,"bytes":4,"dirty_cpu":5,
+            "dirty_mapped":6,"dirty_unmap":7,"dirty_emulation":8,"remaining":9,"rate":10}"#;
+        let Ok(Event::Round(round)) = Event::parse(round) else {
+            panic!("no round");
+        };
+        assert_eq!((round.round, round.dirty_unmap, round.rate), (1, 7, 10));
+
+        let migrated = r#"{"event":"migrated","rounds":3,"pages_sent":17000,"bytes_sent":1,
+            "downtime_us":15,"quiesce_us":1,"harvest_us":2,"pages_us":3,"state_us":4,"ack_us":5,
+            "dirty_cpu":6,"dirty_mapped":7,"dirty_unmap":8,"dirty_emulation":9}"#;
+        let Ok(Event::Migrated(migrated)) = Event::parse(migrated) else {
+            panic!("no migrated");
+        };
+        assert_eq!((migrated.pages_sent, migrated.dirty_emulation), (17_000, 9));
+
+        for (line, expected) in [
+            (r#"{"event":"switchover"}"#, Event::Switchover),
+            (r#"{"event":"resumed"}"#, Event::Resumed),
+            (
+                r#"{"event":"mismatch","gfn":291}"#,
+                Event::Mismatch { gfn: 291 },
+            ),
+            (
+                r#"{"event":"dma-fault","count":2}"#,
+                Event::DmaFault { count: 2 },
+            ),
+            (
+                r#"{"event":"guest-exit","status":0}"#,
+                Event::GuestExit { status: 0 },
+            ),
+        ] {
+            assert_eq!(Event::parse(line).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn unknown_events_and_members_are_ignored() {
+        assert_eq!(
+            Event::parse(r#"{"event":"tea-time","sugar":2}"#).unwrap(),
+            Event::Unknown
+        );
+        assert_eq!(
+            Event::parse(r#"{"event":"guest-exit","status":1,"why":"x"}"#).unwrap(),
+            Event::GuestExit { status: 1 }
+        );
+    }
+
+    #[test]
+    fn a_known_event_that_lacks_a_member_is_an_error() {
+        let error = Event::parse(r#"{"event":"guest-exit"}"#).unwrap_err();
+        assert!(error.to_string().contains("status"), "{error}");
+        Event::parse("panicked at").unwrap_err();
+    }
+}

@@ -1,0 +1,37 @@
+//! `cargo xtask`: build, run, test and lint Strandline.
+
+#![allow(clippy::print_stdout)]
+
+mod command;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Builds, runs and tests Strandline.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(command::run::Args),
+    Build(command::build::Args),
+    Test(command::test::Args),
+    Lint(command::lint::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => command::run::run(&args),
+        Command::Build(args) => command::build::run(&args),
+        Command::Test(args) => command::test::run(&args),
+        Command::Lint(args) => command::lint::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,106 @@
+//! What was seen of one machine: its events, its guest's ledger, its end.
+
+use crate::events::{Event, Migrated, Round};
+use crate::ledger::{Account, Line, LostPage};
+use std::fmt;
+
+/// How a machine ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Exit {
+    /// It has not.
+    #[default]
+    Running,
+    /// The hypervisor wrote this code to the debug-exit port.
+    Code(i32),
+    /// QEMU ended by itself with this status, for example because of a bad option
+    /// or a reset.
+    Emulator(i32),
+    /// It was killed.
+    Killed,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running => f.write_str("is still running"),
+            Self::Code(code) => write!(f, "ended with code {code:#x}"),
+            Self::Emulator(status) => write!(f, "ended with QEMU's own status {status}"),
+            Self::Killed => f.write_str("was killed"),
+        }
+    }
+}
+
+/// Everything seen of one machine.
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    /// The image's version, once it is up.
+    pub booted: Option<String>,
+    /// Why it refused to start, if it did.
+    pub refused: Option<String>,
+    /// The pre-copy rounds, in order.
+    pub rounds: Vec<Round>,
+    /// Whether the guest was stopped for the switchover.
+    pub switchover: bool,
+    /// The figures of the completed migration.
+    pub migrated: Option<Migrated>,
+    /// Why the migration was called off, if it was.
+    pub migration_failed: Option<String>,
+    /// Frames that differed between the two machines at switchover.
+    pub mismatches: Vec<u64>,
+    /// Whether the guest arrived here.
+    pub resumed: bool,
+    /// Faults that the remapping hardware recorded.
+    pub dma_faults: u64,
+    /// The status the guest ended with here.
+    pub guest_exit: Option<u64>,
+    /// The guest's account, if it ended here.
+    pub account: Option<Account>,
+    /// The pages the guest found wrong.
+    pub lost: Vec<LostPage>,
+    /// Events and ledger lines that could not be read.
+    pub unreadable: Vec<String>,
+    /// The last event, for the report of a run that hangs.
+    pub last_event: Option<Event>,
+    /// How the machine ended.
+    pub exit: Exit,
+}
+
+impl Observation {
+    /// Takes in one event.
+    pub fn note_event(&mut self, event: &Event) {
+        self.last_event = Some(event.clone());
+        match event.clone() {
+            Event::Boot { version, .. } => self.booted = Some(version),
+            Event::Refused { reason } => self.refused = Some(reason),
+            Event::Round(round) => self.rounds.push(round),
+            Event::Switchover => self.switchover = true,
+            Event::Migrated(migrated) => self.migrated = Some(migrated),
+            Event::MigrationFailed { reason } => self.migration_failed = Some(reason),
+            Event::Mismatch { gfn } => self.mismatches.push(gfn),
+            Event::Resumed => self.resumed = true,
+            Event::DmaFault { count } => self.dma_faults = self.dma_faults.saturating_add(count),
+            Event::GuestExit { status } => self.guest_exit = Some(status),
+            Event::Unknown => {}
+        }
+    }
+
+    /// Takes in one line of the guest's ledger.
+    pub fn note_ledger(&mut self, line: Line) {
+        match line {
+            Line::Account(account) => self.account = Some(account),
+            Line::Lost(page) => self.lost.push(page),
+        }
+    }
+
+    /// How many pages the guest found wrong. It may name fewer than it counts, or
+    /// end before it has counted.
+    pub fn pages_lost(&self) -> u64 {
+        let counted = self.account.as_ref().map_or(0, |account| account.lost);
+        counted.max(self.lost.len() as u64)
+    }
+
+    /// Whether the machine has ended.
+    pub fn has_ended(&self) -> bool {
+        self.exit != Exit::Running
+    }
+}

@@ -1,0 +1,346 @@
+//! A run's result: a table for people, JSON for programs.
+
+use crate::events::Migrated;
+use crate::ledger::LostPage;
+use crate::machine::Role;
+use crate::run::{Outcome, Run};
+use crate::tail::last_lines;
+use crate::units::human_bytes;
+use crate::verdict::Verdict;
+use serde::Serialize;
+use std::fmt::{self, Write};
+
+/// How many lost pages the table names, and how many lines of each log it shows.
+const SHOWN: usize = 16;
+
+/// The result of a run. Its serialization is the JSON that programs read.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The name of the run.
+    pub scenario: String,
+    /// The seed of the guest's workload.
+    pub seed: u64,
+    /// The broken mechanism, if any.
+    pub sabotage: Option<String>,
+    /// Rounds, the final one included.
+    pub rounds: u64,
+    /// Pages sent, repeats and zero pages included.
+    pub pages_sent: u64,
+    /// Marks in the dirty log: CPU writes.
+    pub pages_dirty_cpu: u64,
+    /// Marks in the dirty log: pages that a device could still write.
+    pub pages_dirty_mapped: u64,
+    /// Marks in the dirty log: unmap reports.
+    pub pages_dirty_unmap: u64,
+    /// Marks in the dirty log: the hypervisor's own device emulation.
+    pub pages_dirty_emulation: u64,
+    /// Bytes of the stream.
+    pub bytes_sent: u64,
+    /// How long the guest stood still, in microseconds.
+    pub downtime_us: u64,
+    /// What the downtime went into.
+    pub downtime: Downtime,
+    /// Faults that the remapping hardware recorded on both machines.
+    pub dma_faults: u64,
+    /// Pages that the guest found right at its end.
+    pub pages_verified: u64,
+    /// Pages that the guest found wrong.
+    pub pages_lost: u64,
+    /// Pages whose last writer was the device, just before their unmap.
+    pub pages_device_last: u64,
+    /// The wrong pages that the guest named.
+    pub lost: Vec<LostPage>,
+    /// From the start of the first machine on, in milliseconds of wall clock.
+    pub elapsed_ms: u64,
+    /// `pass` or `fail`.
+    pub result: &'static str,
+    /// Why it failed.
+    pub failures: Vec<String>,
+}
+
+/// The parts of the downtime, in microseconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Downtime {
+    /// Stopping the guest and its device.
+    pub quiesce_us: u64,
+    /// The last harvest of dirty pages.
+    pub harvest_us: u64,
+    /// Sending the last pages.
+    pub pages_us: u64,
+    /// Sending the processor's and the devices' state.
+    pub state_us: u64,
+    /// Waiting for the destination.
+    pub ack_us: u64,
+}
+
+impl Report {
+    /// Sums up a run and its verdict.
+    pub fn new(run: &Run, outcome: &Outcome, verdict: &Verdict) -> Self {
+        let figures = figures(outcome);
+        let home = outcome.last_home();
+        let account = home.account.clone().unwrap_or_default();
+        Self {
+            scenario: run.scenario.clone(),
+            seed: run.seed,
+            sabotage: run.sabotage.map(|it| it.name()),
+            rounds: figures.rounds,
+            pages_sent: figures.pages_sent,
+            pages_dirty_cpu: figures.dirty_cpu,
+            pages_dirty_mapped: figures.dirty_mapped,
+            pages_dirty_unmap: figures.dirty_unmap,
+            pages_dirty_emulation: figures.dirty_emulation,
+            bytes_sent: figures.bytes_sent,
+            downtime_us: figures.downtime_us,
+            downtime: Downtime {
+                quiesce_us: figures.quiesce_us,
+                harvest_us: figures.harvest_us,
+                pages_us: figures.pages_us,
+                state_us: figures.state_us,
+                ack_us: figures.ack_us,
+            },
+            dma_faults: outcome
+                .source
+                .dma_faults
+                .saturating_add(outcome.destination.dma_faults),
+            pages_verified: account.verified,
+            pages_lost: home.pages_lost(),
+            pages_device_last: account.device_last,
+            lost: home.lost.clone(),
+            elapsed_ms: u64::try_from(outcome.elapsed.as_millis()).unwrap_or(u64::MAX),
+            result: if verdict.is_pass() { "pass" } else { "fail" },
+            failures: verdict.0.clone(),
+        }
+    }
+
+    /// The JSON that programs read.
+    ///
+    /// # Errors
+    /// None that can happen: the structure has only strings and numbers.
+    pub fn to_json(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self).map(|text| text + "\n")
+    }
+}
+
+/// The source's own figures of the migration; of one that was called off, what its
+/// rounds add up to.
+fn figures(outcome: &Outcome) -> Migrated {
+    if let Some(migrated) = &outcome.source.migrated {
+        return migrated.clone();
+    }
+    let mut sum = Migrated::default();
+    for round in &outcome.source.rounds {
+        sum.rounds = sum.rounds.saturating_add(1);
+        sum.pages_sent = sum.pages_sent.saturating_add(round.pages);
+        sum.bytes_sent = sum.bytes_sent.saturating_add(round.bytes);
+        sum.dirty_cpu = sum.dirty_cpu.saturating_add(round.dirty_cpu);
+        sum.dirty_mapped = sum.dirty_mapped.saturating_add(round.dirty_mapped);
+        sum.dirty_unmap = sum.dirty_unmap.saturating_add(round.dirty_unmap);
+        sum.dirty_emulation = sum.dirty_emulation.saturating_add(round.dirty_emulation);
+    }
+    sum
+}
+
+/// The table.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let title = match &self.sabotage {
+            Some(name) => format!("{} (seed {}, sabotage {name})", self.scenario, self.seed),
+            None => format!("{} (seed {})", self.scenario, self.seed),
+        };
+        let parts = &self.downtime;
+        let rows = [
+            ("rounds", grouped(self.rounds), ""),
+            ("pages sent", grouped(self.pages_sent), ""),
+            ("dirty by CPU", grouped(self.pages_dirty_cpu), "pages"),
+            (
+                "dirty, still mapped",
+                grouped(self.pages_dirty_mapped),
+                "pages a device could still write",
+            ),
+            (
+                "dirty, unmap report",
+                grouped(self.pages_dirty_unmap),
+                "pages a device could write until an unmap",
+            ),
+            (
+                "dirty by emulation",
+                grouped(self.pages_dirty_emulation),
+                "pages",
+            ),
+            (
+                "bytes sent",
+                grouped(self.bytes_sent),
+                &human_bytes(self.bytes_sent),
+            ),
+            ("downtime", ms(self.downtime_us), "ms, of which"),
+            ("  quiesce", ms(parts.quiesce_us), "ms"),
+            ("  last harvest", ms(parts.harvest_us), "ms"),
+            ("  last pages", ms(parts.pages_us), "ms"),
+            ("  state", ms(parts.state_us), "ms"),
+            ("  acknowledgement", ms(parts.ack_us), "ms"),
+            ("device faults", grouped(self.dma_faults), ""),
+            (
+                "pages verified",
+                grouped(self.pages_verified),
+                "by the guest, at its end",
+            ),
+            (
+                "  device wrote last",
+                grouped(self.pages_device_last),
+                "just before their unmap",
+            ),
+            ("pages lost", grouped(self.pages_lost), ""),
+        ];
+        writeln!(f, "{title}")?;
+        for (name, value, note) in rows {
+            writeln!(
+                f,
+                "{}",
+                format!("  {name:<20} {value:>14}  {note}").trim_end()
+            )?;
+        }
+        for page in self.lost.iter().take(SHOWN) {
+            writeln!(
+                f,
+                "    frame {:#x}: last written by {} in operation {}",
+                page.gfn, page.last, page.operation
+            )?;
+        }
+        if let Some(more @ 1..) = self.lost.len().checked_sub(SHOWN) {
+            writeln!(f, "    and {more} more, all in the JSON")?;
+        }
+        let seconds = self.elapsed_ms as f64 / 1000.0;
+        match self.result {
+            "pass" => writeln!(f, "PASS in {seconds:.1} s"),
+            _ => {
+                writeln!(f, "FAIL in {seconds:.1} s")?;
+                self.failures
+                    .iter()
+                    .try_for_each(|line| writeln!(f, "  {line}"))
+            }
+        }
+    }
+}
+
+/// What both machines last said, and where all of it is.
+pub fn logs_of(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    for role in [Role::Source, Role::Destination] {
+        for path in outcome.files(role).for_people() {
+            let lines = last_lines(path, SHOWN);
+            if lines.is_empty() {
+                continue;
+            }
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            // Writing to a string cannot fail.
+            writeln!(text, "--- end of {name}").ok();
+            for line in lines {
+                writeln!(text, "    {line}").ok();
+            }
+        }
+    }
+    writeln!(text, "full logs: {}", outcome.logs.display()).ok();
+    text
+}
+
+/// `1234567` as `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn ms(us: u64) -> String {
+    format!("{}.{:03}", grouped(us / 1000), us % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Round;
+    use crate::ledger::Account;
+
+    fn outcome() -> Outcome {
+        let mut outcome = Outcome::default();
+        outcome.source.migrated = Some(Migrated {
+            rounds: 4,
+            pages_sent: 17_000,
+            downtime_us: 1_234_567,
+            dirty_unmap: 57,
+            ..Migrated::default()
+        });
+        outcome.destination.account = Some(Account {
+            verified: 4096,
+            lost: 1,
+            ..Account::default()
+        });
+        outcome.destination.lost.push(LostPage {
+            gfn: 0x123,
+            last: "device".into(),
+            operation: 17,
+        });
+        outcome
+    }
+
+    fn report() -> Report {
+        let verdict = Verdict(vec!["1 page lost".into()]);
+        Report::new(&Run::new("main"), &outcome(), &verdict)
+    }
+
+    #[test]
+    fn the_json_has_every_promised_member() {
+        let json: serde_json::Value = serde_json::from_str(&report().to_json().unwrap()).unwrap();
+        for (member, value) in [
+            ("rounds", 4),
+            ("pages_sent", 17_000),
+            ("pages_dirty_cpu", 0),
+            ("pages_dirty_mapped", 0),
+            ("pages_dirty_unmap", 57),
+            ("bytes_sent", 0),
+            ("downtime_us", 1_234_567),
+            ("dma_faults", 0),
+            ("pages_verified", 4096),
+            ("pages_lost", 1),
+        ] {
+            assert_eq!(json[member], value, "{member}");
+        }
+        assert_eq!(json["scenario"], "main");
+        assert_eq!(json["result"], "fail");
+        assert_eq!(json["lost"][0]["gfn"], 0x123);
+        assert_eq!(json["lost"][0]["last"], "device");
+    }
+
+    #[test]
+    fn the_table_names_lost_pages_by_frame_and_ends_with_the_result() {
+        let table = report().to_string();
+        assert!(table.contains("frame 0x123: last written by device in operation 17"));
+        assert!(table.contains("dirty, unmap report") && table.contains("1,234.567"));
+        assert!(
+            table.contains("FAIL") && table.ends_with("  1 page lost\n"),
+            "{table}"
+        );
+    }
+
+    #[test]
+    fn a_migration_that_was_called_off_is_summed_up_from_its_rounds() {
+        let mut outcome = Outcome::default();
+        for round in 1..=3 {
+            outcome.source.rounds.push(Round {
+                round,
+                pages: 10,
+                dirty_unmap: 2,
+                ..Round::default()
+            });
+        }
+        let report = Report::new(&Run::new("x"), &outcome, &Verdict(Vec::new()));
+        assert_eq!((report.rounds, report.pages_sent), (3, 30));
+        assert_eq!(report.pages_dirty_unmap, 6);
+        assert_eq!(report.result, "pass");
+    }
+}
