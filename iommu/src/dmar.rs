@@ -115,10 +115,16 @@ impl<'t> Dmar<'t> {
         structures(self.structures).filter_map(Drhd::read)
     }
 
-    /// The unit for all devices of a PCI segment that no other unit names.
-    pub fn catch_all(&self, segment: u16) -> Option<Drhd<'t>> {
-        self.units()
-            .find(|unit| unit.include_all && unit.segment == segment)
+    /// The unit that translates for a device of a PCI segment: the one that names
+    /// it, or else the one for all devices that no other unit names. A device
+    /// behind a bridge that is named in its place is not found.
+    pub fn unit_for(&self, segment: u16, device: SourceId) -> Option<Drhd<'t>> {
+        let names_it =
+            |unit: &Drhd<'_>| unit.scopes().any(|scope| scope.endpoint() == Some(device));
+        let units = || self.units().filter(|unit| unit.segment == segment);
+        units()
+            .find(names_it)
+            .or_else(|| units().find(|unit| unit.include_all))
     }
 
     /// Memory that firmware lets some devices use behind the system's back. Such a

@@ -1,10 +1,10 @@
 //! The memory budget: what the hypervisor uses for a guest of a given size, taken
 //! once at boot. Nothing is allocated later.
 
-use crate::memory_map::{FreeMemory, OwnedRange};
 use core::fmt;
 use hv_core::dirty::DirtyLog;
 use hv_core::{PAGE_SHIFT, PAGE_SIZE};
+use strandline_rt::memory_map::{FreeMemory, OwnedRange};
 
 const LARGE_PAGE: u64 = 2 << 20;
 

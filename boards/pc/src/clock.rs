@@ -1,9 +1,9 @@
 //! Time: the time stamp counter, calibrated against ACPI's power management timer.
 #![allow(unsafe_code)]
 
-use crate::acpi::PmTimer;
 use core::arch::x86_64::_rdtsc;
 use hv_core::clock::Clock;
+use strandline_rt::acpi::PmTimer;
 use strandline_rt::cpu;
 use strandline_rt::x2apic::X2Apic;
 use x86_64::instructions::port::PortReadOnly;

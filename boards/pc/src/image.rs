@@ -2,19 +2,17 @@
 #![allow(unsafe_code)]
 
 use core::fmt::Display;
-use heapless::Vec;
 use log::{error, info};
 use strandline_pc::budget::Budget;
 use strandline_pc::events;
 use strandline_pc::machine::Machine;
-use strandline_pc::memory_map::FreeMemory;
 use strandline_pc::options::{Options, Role};
-use strandline_pc::pci::ConfigPorts;
 use strandline_pc::{tick, vectors};
-use strandline_rt::boot_info::MAX_MODULES;
 use strandline_rt::debug_exit::{Exit, exit};
-use strandline_rt::physical::{FirmwareMemory, PhysRange};
-use strandline_rt::{BootInfo, image_range, interrupts};
+use strandline_rt::memory_map::FreeMemory;
+use strandline_rt::pci::ConfigPorts;
+use strandline_rt::physical::FirmwareMemory;
+use strandline_rt::{BootInfo, interrupts};
 
 strandline_rt::entry!(main);
 
@@ -28,7 +26,8 @@ fn main(boot: &'static BootInfo) -> ! {
     let config = unsafe { ConfigPorts::new() };
     let machine =
         Machine::discover(&firmware, config, boot.rsdp()).unwrap_or_else(|error| refuse(&error));
-    let mut free = free_memory(boot);
+    // SAFETY: the only call.
+    let mut free = unsafe { FreeMemory::at_boot(boot) };
     let free_bytes = free.bytes();
     let budget = Budget::carve(&mut free, options.memory).unwrap_or_else(|error| refuse(&error));
 
@@ -58,17 +57,6 @@ fn refuse(reason: &dyn Display) -> ! {
     error!("{reason}");
     events::emit("refused", &[("reason", (&reason).into())]);
     exit(Exit::Failure)
-}
-
-/// What the memory map has, less the image and the boot modules. The start
-/// information was copied; what is left of it may be overwritten.
-fn free_memory(boot: &BootInfo) -> FreeMemory {
-    let mut used = Vec::<PhysRange, { MAX_MODULES + 1 }>::new();
-    // There is room for the image and for as many modules as there can be.
-    let _ = used.push(image_range());
-    let _ = used.extend_from_slice(boot.modules());
-    // SAFETY: the boot loader's map, everything that is in use, and once.
-    unsafe { FreeMemory::new(boot.regions(), &used) }
 }
 
 fn describe(boot: &BootInfo, machine: &Machine, free: u64) {

@@ -9,13 +9,10 @@
 //! Parsers and planners know no hardware and are tested on the host.
 #![cfg_attr(not(test), no_std)]
 
-pub mod acpi;
 pub mod budget;
 pub mod clock;
 pub mod events;
 pub mod machine;
-pub mod memory_map;
 pub mod options;
-pub mod pci;
 pub mod tick;
 pub mod vectors;

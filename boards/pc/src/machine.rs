@@ -1,8 +1,8 @@
 //! What the hypervisor found: the PC's parts that it needs, each ready for use.
 
-use crate::acpi::{self, AcpiError, Tables};
 use crate::clock::{ClockError, Rates, TscClock};
-use crate::pci::{self, ConfigPorts, Function, PciError};
+use strandline_rt::acpi::{self, AcpiError, Tables};
+use strandline_rt::pci::{self, ConfigPorts, Function, PciError};
 use strandline_rt::physical::{PhysRange, ReadPhys};
 use strandline_rt::x2apic::{NoX2Apic, X2Apic};
 

@@ -15,10 +15,13 @@
 //! parsers can be tested.
 #![cfg_attr(not(test), no_std)]
 
+pub mod acpi;
 pub mod boot_info;
 pub mod cpu;
 pub mod debug_exit;
 pub mod interrupts;
+pub mod memory_map;
+pub mod pci;
 pub mod physical;
 pub mod serial;
 pub mod x2apic;

@@ -23,17 +23,17 @@ const DMA_DONE: u32 = 0x100;
 const BUFFER: u64 = 0x4_0000;
 
 /// The vector the device interrupts with.
-pub const VECTOR: u8 = 0x41;
+pub(crate) const VECTOR: u8 = 0x41;
 
 /// The device has no buffer transfer under way between two calls, other than what
 /// [`Edu::start`] began.
-pub struct Edu {
+pub(crate) struct Edu {
     registers: MmioWindow,
 }
 
 /// Which way a transfer goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub(crate) enum Direction {
     /// From memory to the device's buffer.
     Load,
     /// From the device's buffer to memory.
@@ -42,12 +42,12 @@ pub enum Direction {
 
 impl Edu {
     /// The device behind these registers, or `None` if they are not an `edu`'s.
-    pub fn new(registers: MmioWindow) -> Option<Self> {
+    pub(crate) fn new(registers: MmioWindow) -> Option<Self> {
         (registers.read32(ID) & 0xffff == 0xed).then_some(Self { registers })
     }
 
     /// Starts a transfer of the first `bytes` bytes of the buffer.
-    pub fn start(&self, direction: Direction, iova: Iova, bytes: usize) {
+    pub(crate) fn start(&self, direction: Direction, iova: Iova, bytes: usize) {
         let (source, destination, command) = match direction {
             Direction::Load => (iova.raw(), BUFFER, RUN | INTERRUPT),
             Direction::Store => (BUFFER, iova.raw(), RUN | INTERRUPT | TO_MEMORY),
@@ -59,12 +59,12 @@ impl Edu {
     }
 
     /// Whether a transfer is under way.
-    pub fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.registers.read64(DMA_COMMAND) & RUN != 0
     }
 
     /// Sleeps until the transfer is done.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         while self.registers.read32(INTERRUPT_STATUS) & DMA_DONE == 0 {
             while !interrupts::wait().contains(VECTOR) {}
         }

@@ -10,7 +10,7 @@ const NAMED: usize = 64;
 
 /// Replays the plan into a fresh ledger, compares every page with it, and reports.
 /// Whether everything was as it must be.
-pub fn verify(machine: &Machine, replay: &mut Ledger, options: &Options) -> bool {
+pub(crate) fn verify(machine: &Machine, replay: &mut Ledger, options: &Options) -> bool {
     replay.reset(options.seed, machine.pages());
     while replay.operations() < options.operations {
         replay.next_operation();

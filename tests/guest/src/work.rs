@@ -25,7 +25,7 @@ fn page_iova(slot: usize, index: usize) -> Iova {
 }
 
 /// Fills the pages, then does as many operations as the options say.
-pub fn carry_out(
+pub(crate) fn carry_out(
     machine: &mut Machine,
     ledger: &mut Ledger,
     options: &Options,

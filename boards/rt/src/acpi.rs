@@ -2,7 +2,7 @@
 //! tables it lists. What the tables say is parsed by whoever needs them, except
 //! for the one field of the FADT that is wanted here: the power management timer.
 
-use strandline_rt::physical::{ReadPhys, Unreadable};
+use crate::physical::{ReadPhys, Unreadable};
 
 /// The length of the header that every table begins with.
 const HEADER: usize = 36;

@@ -2,11 +2,11 @@
 //! 3.2.2.3.2 "Software Generation of Configuration Transactions").
 #![allow(unsafe_code)]
 
+use crate::physical::PhysRange;
 use pci_types::capability::{MsiCapability, PciCapability};
 use pci_types::{
     Bar, CommandRegister, ConfigRegionAccess, EndpointHeader, HeaderType, PciAddress, PciHeader,
 };
-use strandline_rt::physical::PhysRange;
 use x86_64::instructions::port::{Port, PortWriteOnly};
 
 /// Vendor and device id.

@@ -1,11 +1,11 @@
 //! Free memory: what the memory map calls usable, less what is in use already.
 #![allow(unsafe_code)]
 
+use crate::boot_info::{Region, RegionKind};
+use crate::physical::{IdentityMemory, PhysRange, RangeError};
 use core::sync::atomic::AtomicU64;
 use heapless::Vec;
 use hv_core::PAGE_SIZE;
-use strandline_rt::boot_info::{Region, RegionKind};
-use strandline_rt::physical::{IdentityMemory, PhysRange, RangeError};
 
 /// The most pieces that free memory may be in. Pieces beyond are left unused.
 const MAX_PIECES: usize = 128;
@@ -49,6 +49,22 @@ impl FreeMemory {
             free.remove(*range);
         }
         free
+    }
+
+    /// The memory an image finds free: all the boot loader's map has, less the
+    /// image itself and the boot modules. The start information was copied; what
+    /// is left of it may be overwritten.
+    ///
+    /// # Safety
+    /// This is called once.
+    #[cfg(strandline_image)]
+    pub unsafe fn at_boot(boot: &crate::BootInfo) -> Self {
+        let mut used = Vec::<PhysRange, { crate::boot_info::MAX_MODULES + 1 }>::new();
+        // There is room for the image and for as many modules as there can be.
+        let _ = used.push(crate::image_range());
+        let _ = used.extend_from_slice(boot.modules());
+        // SAFETY: the boot loader's map and everything in use; once, as promised.
+        unsafe { Self::new(boot.regions(), &used) }
     }
 
     /// The pieces, each of whole pages, in no particular order.
@@ -150,6 +166,18 @@ impl OwnedRange {
         unsafe {
             first.write_bytes(0, words);
             core::slice::from_raw_parts(first, words)
+        }
+    }
+
+    /// Makes it zeroed 32-bit counters with one owner.
+    pub fn into_counters(self) -> &'static mut [u32] {
+        let count = self.0.bytes as usize / size_of::<u32>();
+        let first = self.0.start as *mut u32;
+        // SAFETY: as in `into_words`; and this value, which could give the memory
+        // another use, ends here, so the reference is the only one.
+        unsafe {
+            first.write_bytes(0, count);
+            core::slice::from_raw_parts_mut(first, count)
         }
     }
 }
