@@ -28,7 +28,7 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
-pub use start::StartError;
+pub use start::{Coherency, StartError};
 
 use crate::IovaRange;
 use crate::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};

@@ -15,6 +15,17 @@ use crate::vtd::{
 use hv_core::memory::{FramePool, PhysMemory};
 use hv_core::mmio::Mmio;
 
+/// Whether a unit sees what this CPU stored, without the cache lines being written
+/// back first. This driver, like the domains' tables, never writes any back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Coherency {
+    /// As the unit says (ECAP.C). Right on hardware.
+    AsReported,
+    /// It does, whatever it says. Right for an emulated unit only, which reads
+    /// memory as any CPU does: QEMU's works so and leaves ECAP.C clear.
+    Assured,
+}
+
 /// Why a unit cannot be used. The capability names are those of the
 /// specification, for whoever has to look for another machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -32,7 +43,8 @@ pub enum StartError {
     /// could be written after its unmap was reported.
     #[error("the unit cannot drain DMA in flight on invalidation (CAP.DWD, CAP.DRD)")]
     NoDrain,
-    /// The unit does not snoop the CPU's caches (ECAP.C).
+    /// The unit does not snoop the CPU's caches (ECAP.C), and nobody vouched that
+    /// it need not; see [`Coherency`].
     #[error("the unit does not read its tables coherently (ECAP.C)")]
     NotCoherent,
     /// The pool has fewer than three frames.
@@ -51,14 +63,19 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
     /// attached on; the unit must be able to read `mem`'s frames at their
     /// addresses. Until this returns DMA may pass as it did before; on an error it
     /// may go on doing so, untranslated.
-    pub fn start(window: R, mem: M, mut pool: FramePool) -> Result<Self, StartError> {
+    pub fn start(
+        window: R,
+        mem: M,
+        mut pool: FramePool,
+        coherency: Coherency,
+    ) -> Result<Self, StartError> {
         let registers = Registers { window };
         let version = registers.window.read32(VER);
         if version == 0 || version == u32::MAX {
             return Err(StartError::NoUnit(version));
         }
         let capabilities = registers.capabilities();
-        let width = check(&capabilities, &registers.extended_capabilities())?;
+        let width = check(&capabilities, &registers.extended_capabilities(), coherency)?;
 
         for leftover in [Global::TRANSLATION, Global::INTERRUPT_REMAPPING] {
             if registers.state().contains(leftover) {
@@ -105,11 +122,12 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
 fn check(
     capabilities: &Capabilities,
     extended: &ExtendedCapabilities,
+    coherency: Coherency,
 ) -> Result<AddressWidth, StartError> {
     if !extended.queued_invalidation {
         return Err(StartError::NoQueue);
     }
-    if !extended.coherent {
+    if !extended.coherent && coherency != Coherency::Assured {
         return Err(StartError::NotCoherent);
     }
     if !(capabilities.drain_writes && capabilities.drain_reads) {

@@ -19,7 +19,8 @@ fn arena() -> Arena {
 }
 
 fn start<'a>(fake: &'a FakeUnit<'a>, arena: &'a Arena) -> Result<Unit<'a>, StartError> {
-    VtdUnit::start(fake, arena, FramePool::new(BASE, FRAMES as u64))
+    let pool = FramePool::new(BASE, FRAMES as u64);
+    VtdUnit::start(fake, arena, pool, Coherency::AsReported)
 }
 
 fn domain(number: u16) -> DomainId {
@@ -109,6 +110,15 @@ fn a_unit_that_cannot_keep_the_promises_is_refused() {
         }),
         Some(StartError::NoTableWidth)
     );
+}
+
+#[test]
+fn a_unit_that_does_not_snoop_is_accepted_only_on_someones_word() {
+    let arena = arena();
+    let fake = FakeUnit::new(&arena);
+    fake.state().extended.coherent = false;
+    let pool = FramePool::new(BASE, FRAMES as u64);
+    assert!(VtdUnit::start(&fake, &arena, pool, Coherency::Assured).is_ok());
 }
 
 #[test]
@@ -239,7 +249,13 @@ fn domain_numbers_and_roots_out_of_range_change_nothing() {
 fn a_bus_without_memory_for_its_table_is_refused_and_the_others_go_on() {
     let arena = arena();
     let fake = FakeUnit::new(&arena);
-    let mut unit = VtdUnit::start(&fake, &arena, FramePool::new(BASE, 4)).unwrap();
+    let mut unit = VtdUnit::start(
+        &fake,
+        &arena,
+        FramePool::new(BASE, 4),
+        Coherency::AsReported,
+    )
+    .unwrap();
     unit.attach(DEVICE, domain(1), TABLE_A).unwrap();
     let elsewhere = SourceId::new(0x0100);
     assert_eq!(
