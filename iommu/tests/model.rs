@@ -187,6 +187,7 @@ fn nor_on_a_unit_that_caches_missing_pages() {
 }
 
 /// The model is worth something only if it sees what goes wrong.
+#[allow(clippy::panic)]
 fn assert_noticed(as_what: &[&str], spoil: impl Fn(&mut World<'_>)) {
     match search(3000, Config::default(), spoil) {
         Err(TestError::Fail(reason, _)) => {
