@@ -140,7 +140,7 @@ fn a_map_outside_the_guest_or_over_another_leaves_no_trace() {
         map(5, 1, gpa(0), Access::Read).unwrap();
         let refused = [
             (map(4, 2, gpa(0), Access::Write), MapError::Overlap),
-            (map(8, 2, gpa(31), Access::Write), MapError::NotGuestMemory),
+            (map(8, 2, gpa(39), Access::Write), MapError::NotGuestMemory),
             (
                 map(8, 1, Gpa::new(!0xfff), Access::Write),
                 MapError::NotGuestMemory,
@@ -160,6 +160,23 @@ fn a_map_outside_the_guest_or_over_another_leaves_no_trace() {
         // The identity domain cannot be named.
         let result = world.iommu.unmap(DomainId::new(1), range(0, 1), None);
         assert_eq!(result, Err(UnmapError::NoDomain));
+    });
+}
+
+#[test]
+fn a_mapping_may_run_over_several_slots_of_the_guest() {
+    in_world(|mut world| {
+        let domain = world.domains[0];
+        world.map(domain, 8, 8, 28, Access::ReadWrite).unwrap();
+        for page in 8..16 {
+            world.device_write(device(1), page).unwrap();
+        }
+        // It is one mapping nevertheless.
+        let result = world.iommu.unmap(domain, range(8, 4), None);
+        assert_eq!(result, Err(UnmapError::Bisects));
+        world.unmap(domain, 8, 8, true).unwrap();
+        assert!((28..36).all(|gfn| world.log.is_marked(Gfn::new(gfn))));
+        world.switch_over().unwrap();
     });
 }
 
