@@ -3,8 +3,8 @@
 //! The tables have no dirty bits that could be trusted, so a page counts as
 //! written when a device could write it while writes were tracked. Two moments
 //! cover every such page: its unmap reports it (see [`crate::unmap`]), or it is
-//! still mapped at the end and [`Iommu::mark_writable`] finds it. In between it is
-//! not sent at all, since the device may write it again at any time.
+//! still mapped at the end and [`Iommu::mark_writable`] finds it. Until then it is
+//! not marked: sent earlier, it could be written again at once.
 
 use crate::layer::Iommu;
 use crate::tables::EntryFormat;

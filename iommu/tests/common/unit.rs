@@ -67,6 +67,7 @@ pub struct Hardware<'m> {
     levels: u8,
     state: RefCell<State>,
     pub fault: Cell<Fault>,
+    /// Whether a page found missing stays so until it is invalidated.
     pub caches_absent: bool,
 }
 
@@ -149,7 +150,14 @@ impl<'m> Hardware<'m> {
         if let Some(hit) = state.translations.get(&key) {
             return Some((domain, *hit));
         }
-        let walked = self.walk(state, domain, root, page);
+        let mut walked = self.walk(state, domain, root, page);
+        if self.caches_absent {
+            walked = walked.or(Some(Translation {
+                hpa: Hpa::new(0),
+                read: false,
+                write: false,
+            }));
+        }
         if let Some(found) = walked {
             state.translations.insert(key, found);
         }

@@ -13,12 +13,15 @@ use iommu::tables::VtdSecondStage;
 use iommu::unit::{DomainId, SourceId};
 use iommu::unmap::{UnmapError, Unmapped};
 use iommu::{DirtyBitmap, Iommu, Iova, IovaRange, Parts};
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
-/// Guest frames of the slot whose host memory is not aligned to 2 MiB.
-pub const SMALL: std::ops::Range<u64> = 0..32;
-/// Guest frames of the slot that large leaves can map.
-pub const LARGE: std::ops::Range<u64> = 1024..1536;
+/// Guest frames in two slots that meet there, but not in host memory.
+pub const SMALL: Range<u64> = 0..40;
+const SMALL_SLOTS: [Range<u64>; 2] = [0..32, 32..40];
+/// Guest frames of a slot whose first 512 a large leaf can map.
+pub const LARGE: Range<u64> = 1024..1540;
+const GUEST_FRAMES: u64 = 516 + 40;
 const MEMORY: Hpa = Hpa::new(0x4000_0000);
 
 /// A write was lost or came late, or the layer and the oracle disagree.
@@ -59,14 +62,15 @@ impl Default for Config {
 /// Runs `test` in a new world with two domains, device 1 attached to the first,
 /// and tracking on.
 pub fn with_world<R>(config: Config, test: impl FnOnce(World<'_>) -> R) -> R {
-    let arena = Arena::new(MEMORY, 512 + 32 + config.table_frames as usize);
+    let arena = Arena::new(MEMORY, (GUEST_FRAMES + config.table_frames) as usize);
     let words: Vec<AtomicU64> = std::iter::repeat_with(AtomicU64::default)
         .take(DirtyLog::words_needed(LARGE.end) as usize)
         .collect();
     let log = DirtyLog::new(&words, LARGE.end);
     let mut guest = GuestMemory::new(&arena, &log);
     let at = |frames: u64| Hpa::new(MEMORY.raw() + frames * PAGE_SIZE);
-    for (frames, hpa) in [(LARGE, at(0)), (SMALL, at(512))] {
+    let [low, high] = SMALL_SLOTS;
+    for (frames, hpa) in [(LARGE, at(0)), (high, at(516)), (low, at(516 + 8))] {
         let gfn = Gfn::new(frames.start);
         let frames = frames.end - frames.start;
         guest.add_slot(Slot { gfn, hpa, frames }).unwrap();
@@ -80,7 +84,7 @@ pub fn with_world<R>(config: Config, test: impl FnOnce(World<'_>) -> R) -> R {
         format: VtdSecondStage,
         unit: &hardware,
         guest: &guest,
-        pool: FramePool::new(at(512 + 32), config.table_frames),
+        pool: FramePool::new(at(GUEST_FRAMES), config.table_frames),
         pins: &mut pins,
     })
     .unwrap();
@@ -360,15 +364,24 @@ impl World<'_> {
         for device in [device(1), device(2)] {
             self.attach(device, Attachment::Blocked)?;
         }
+        // Mapping by mapping, so that tables become empty step by step.
+        for mapping in self.oracle.mappings.clone() {
+            let domain = DomainId::new(mapping.domain);
+            self.unmap(domain, mapping.page, mapping.pages, true)?;
+        }
+        check(self.iommu.writable_pages() == 0, "pages stay pinned")?;
+        // The identity domain's tables stay: one of each level, and a leaf table
+        // for the pages of the large slot beyond the large leaf.
+        let identity = (u64::from(self.config.levels) + 1) * u64::from(self.identity_was_used);
+        let total = self.config.table_frames - identity;
+        let roots = self.domains.len() as u64;
+        let left = self.iommu.frames_available();
+        check(left == total - roots, "empty tables are kept")?;
         for domain in self.domains.clone() {
             let destroyed = self.iommu.destroy_domain(domain);
             destroyed.map_err(|error| error.to_string())?;
         }
-        check(self.iommu.writable_pages() == 0, "pages stay pinned")?;
-        // The identity domain's tables stay: one of each level.
-        let kept = u64::from(self.config.levels) * u64::from(self.identity_was_used);
-        let frames = self.iommu.frames_available() + kept;
-        check(frames == self.config.table_frames, "frames are leaked")
+        check(self.iommu.frames_available() == total, "frames are leaked")
     }
 
     /// No write lands where the oracle has no writable mapping (any more).
@@ -390,7 +403,7 @@ impl World<'_> {
     pub fn check_pins(&self) -> Result<(), Violation> {
         let writable = self.oracle.writable();
         let expected = match self.oracle.identity_is_used() {
-            true => 32 + 512,
+            true => GUEST_FRAMES,
             false => writable.len() as u64,
         };
         let counted = self.iommu.writable_pages();
