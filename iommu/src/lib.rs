@@ -16,6 +16,7 @@ extern crate std;
 pub mod addr;
 pub mod space;
 pub mod unit;
+pub mod viommu;
 pub mod vtd;
 
 pub use addr::{Iova, IovaRange};
