@@ -18,12 +18,13 @@
 use super::VtdUnit;
 use super::capability::MAX_ADDRESS_MASK;
 use super::registers::{BUSY, CCMD_DONE, IOTLB_DONE, Registers};
+use super::walk::is_mapped;
 use super::work::{DeviceMask, Job, Origin};
 use crate::unit::SourceId;
 use crate::vtd::{ContextCacheScope, Descriptor, IotlbScope, QueueAddress};
-use hv_core::Gpa;
 use hv_core::memory::{GuestMemory, PhysMemory};
 use hv_core::sabotage::{Sabotage, is_active};
+use hv_core::{Gpa, PAGE_SHIFT};
 
 /// What became of the descriptor at the queue's head.
 pub(super) enum Fetched {
@@ -44,10 +45,14 @@ impl VtdUnit {
                 Fetched::Job(Job::devices(self.affected(scope), Origin::Queue))
             }
             Some(Descriptor::Iotlb { scope, .. }) if within_mask(scope) => {
-                match self.scope_to_do(scope) {
-                    Some(scope) => Fetched::Job(Job::iotlb(scope, Origin::Queue)),
-                    None => Fetched::Done,
+                if let Some(late) = self.kept_back.take() {
+                    return Fetched::Job(Job::iotlb(late, Origin::KeptBack));
                 }
+                if is_active(Sabotage::UnmapOrder) && self.is_unmap(scope, guest) {
+                    self.kept_back = Some(scope);
+                    return Fetched::Done;
+                }
+                Fetched::Job(Job::iotlb(scope, Origin::Queue))
             }
             Some(Descriptor::Wait {
                 status, interrupt, ..
@@ -88,14 +93,21 @@ impl VtdUnit {
         Descriptor::decode(u128::from(high) << 64 | u128::from(low)).ok()
     }
 
-    /// The scope to carry out now: the one given. The sabotage keeps it back until
-    /// the next one comes, so that the guest's wait completes too early.
-    fn scope_to_do(&mut self, scope: IotlbScope) -> Option<IotlbScope> {
-        if is_active(Sabotage::UnmapOrder) {
-            self.kept_back.replace(scope)
-        } else {
-            Some(scope)
-        }
+    /// Whether the guest's table has nothing at the first page of the scope: for
+    /// the sabotage, which keeps unmaps back until the next invalidation comes, so
+    /// that the guest's wait completes too early, but lets maps through.
+    fn is_unmap<M: PhysMemory>(&self, scope: IotlbScope, guest: &GuestMemory<'_, M>) -> bool {
+        let IotlbScope::Pages {
+            domain, address, ..
+        } = scope
+        else {
+            return false;
+        };
+        let table = self
+            .shadows
+            .next_of(Some(domain), 0)
+            .map(|(_, table, _)| table);
+        table.is_some_and(|table| !is_mapped(guest, &table, address >> PAGE_SHIFT))
     }
 
     pub(super) fn advance_head(&mut self) {

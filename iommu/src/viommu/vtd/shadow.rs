@@ -16,11 +16,10 @@
 //! The device stays where it was while a shadow is filled: it never meets a
 //! half-filled one.
 
-use super::walk::{Chunk, PageRun, next_chunk};
+use super::walk::{Chunk, GuestTable, PageRun, next_chunk};
 use crate::space::{Attachment, DmaSpace, SpaceError};
 use crate::unit::{DomainId, UnitError};
 use crate::viommu::{MAX_DEVICES, Passthrough, Passthroughs};
-use crate::vtd::{AddressWidth, ContextEntry};
 use crate::{Iova, IovaRange};
 use heapless::Vec;
 use hv_core::memory::{GuestMemory, PhysMemory};
@@ -28,32 +27,6 @@ use hv_core::{PAGE_SHIFT, PAGE_SIZE};
 
 /// One for each device, and one in the making.
 const MAX_SHADOWS: usize = MAX_DEVICES + 1;
-
-/// A second-stage table of the guest's, under the domain number it is used with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct GuestTable {
-    pub(super) domain: u16,
-    pub(super) root: u64,
-    pub(super) width: AddressWidth,
-}
-
-impl GuestTable {
-    pub(super) const fn of(context: &ContextEntry) -> Self {
-        Self {
-            domain: context.domain,
-            root: context.table,
-            width: context.width,
-        }
-    }
-
-    /// All pages that it can translate.
-    pub(super) const fn pages(&self) -> PageRun {
-        PageRun {
-            first: 0,
-            last: (1 << (self.width.bits() as u32 - PAGE_SHIFT)) - 1,
-        }
-    }
-}
 
 /// A host domain that follows a guest table.
 #[derive(Clone, Copy, Debug)]
@@ -180,7 +153,7 @@ impl Shadows {
         space: &mut impl DmaSpace,
     ) -> Result<Option<PageRun>, SpaceError> {
         let start = Iova::new(run.first << PAGE_SHIFT);
-        let last = match next_chunk(guest, table.root, table.width, run) {
+        let last = match next_chunk(guest, table, run) {
             Chunk::Leaves { pages, count } => {
                 let done = space.replace(host, start, &pages[..count])?;
                 self.refused = self.refused.saturating_add(done.refused);

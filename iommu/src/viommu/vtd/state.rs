@@ -86,23 +86,27 @@ impl EventState {
     }
 
     fn restore(&self, name: &'static str) -> Result<Event, StateError> {
+        let control = self.control.get();
         let sent = Msi {
             address: self.sent_address.get(),
             data: self.sent_data.get(),
         };
-        let control = self.control.get();
-        // Pending and unmasked does not last: it is sent at once.
-        let lasts = control & !(EVENT_MASK | EVENT_PENDING) == 0 && control != EVENT_PENDING;
-        if !lasts || self.address.get() & 3 != 0 || sent.address & 3 != 0 {
-            return Err(StateError::Register(name));
-        }
-        Ok(Event {
+        let event = Event {
             control,
             data: self.data.get(),
             address: self.address.get(),
             upper: self.upper.get(),
             sent: flag(self.is_sent, name)?.then_some(sent),
-        })
+        };
+        // Pending and unmasked does not last: it is sent at once.
+        let lasts = control & !(EVENT_MASK | EVENT_PENDING) == 0 && control != EVENT_PENDING;
+        let is_aligned = event.address & 3 == 0 && sent.address & 3 == 0;
+        // What would be saved differently was not saved by a unit.
+        if lasts && is_aligned && Self::save(&event) == *self {
+            Ok(event)
+        } else {
+            Err(StateError::Register(name))
+        }
     }
 }
 

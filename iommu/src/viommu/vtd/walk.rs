@@ -96,6 +96,32 @@ pub(super) fn translate<M: PhysMemory>(
     Ok(Gpa::new(at | iova.page_offset()))
 }
 
+/// A second-stage table of the guest's, under the domain number it is used with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct GuestTable {
+    pub(super) domain: u16,
+    pub(super) root: u64,
+    pub(super) width: AddressWidth,
+}
+
+impl GuestTable {
+    pub(super) const fn of(context: &ContextEntry) -> Self {
+        Self {
+            domain: context.domain,
+            root: context.table,
+            width: context.width,
+        }
+    }
+
+    /// All pages that it can translate.
+    pub(super) const fn pages(&self) -> PageRun {
+        PageRun {
+            first: 0,
+            last: (1 << (self.width.bits() as u32 - PAGE_SHIFT)) - 1,
+        }
+    }
+}
+
 /// A run of whole pages, by page number, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct PageRun {
@@ -118,18 +144,17 @@ pub(super) enum Chunk {
     },
 }
 
-/// Reads one table's worth of the second-stage table at `root`, from the start of
-/// `run` on: either a leaf table, or a stretch of entries of an upper one that
-/// lead nowhere. `run` lies within `width` and is covered by one call or more.
+/// Reads one table's worth of a second-stage table, from the start of `run` on:
+/// either a leaf table, or a stretch of entries of an upper one that lead nowhere.
+/// `run` lies within the table's width and is covered by one call or more.
 pub(super) fn next_chunk<M: PhysMemory>(
     guest: &GuestMemory<'_, M>,
-    root: u64,
-    width: AddressWidth,
+    table: &GuestTable,
     run: PageRun,
 ) -> Chunk {
-    let mut at = root;
+    let mut at = table.root;
     let mut rights = (true, true);
-    for level in (2..=width.levels()).rev() {
+    for level in (2..=table.width.levels()).rev() {
         let first = index(run.first, level);
         let leads_on = |frame: &Frame, index| {
             let entry = PagingEntry::decode(load(frame, index), level).ok()??;
@@ -166,6 +191,22 @@ pub(super) fn next_chunk<M: PhysMemory>(
         *page = leaf(load(frame, index), rights).filter(|mapping| guest.frame(mapping.gfn).is_ok());
     }
     Chunk::Leaves { pages, count }
+}
+
+/// Whether the table has anything at `page`, which may lie beyond its width.
+pub(super) fn is_mapped<M: PhysMemory>(
+    guest: &GuestMemory<'_, M>,
+    table: &GuestTable,
+    page: u64,
+) -> bool {
+    let run = PageRun {
+        first: page,
+        last: page,
+    };
+    match next_chunk(guest, table, run) {
+        Chunk::Leaves { pages, .. } => page <= table.pages().last && pages[0].is_some(),
+        Chunk::Empty { .. } => false,
+    }
 }
 
 /// The page behind a leaf, under the rights of the path to it.

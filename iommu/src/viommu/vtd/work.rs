@@ -14,8 +14,7 @@
 use super::VtdUnit;
 use super::queue::Fetched;
 use super::registers::BUSY;
-use super::shadow::GuestTable;
-use super::walk::{PageRun, context};
+use super::walk::{GuestTable, PageRun, context};
 use crate::space::{Attachment, DmaSpace, SpaceError};
 use crate::unit::DomainId;
 use crate::vtd::{FaultStatus, Global, IotlbScope};
@@ -65,6 +64,8 @@ pub(super) enum Origin {
     IotlbRegister,
     /// The descriptor at the queue's head.
     Queue,
+    /// A descriptor that a sabotage reported as done before (see `queue`).
+    KeptBack,
 }
 
 /// A task and its origin.
@@ -240,6 +241,7 @@ impl VtdUnit {
             Origin::ContextRegister => self.finish_context_register(),
             Origin::IotlbRegister => self.finish_iotlb_register(),
             Origin::Queue => self.advance_head(),
+            Origin::KeptBack => {}
         }
     }
 
