@@ -57,7 +57,7 @@ fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(offset, width, value)| Action::Write { offset, width, value }),
         // Root, context, both tables and the queue lie in the first eleven frames.
         6 => (1u64..11, 0u64..80, word()).prop_map(|(frame, index, value)|
-            Action::Poke { gpa: frame << 12 | index * 8, value }),
+            Action::Poke { gpa: (frame << 12) + index * 8, value }),
         5 => (0u16..40).prop_map(|count| Action::Step { count }),
         1 => (any::<u64>(), any::<bool>()).prop_map(|(iova, write)| Action::Fault { iova, write }),
         1 => Just(Action::Migrate),

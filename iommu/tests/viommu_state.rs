@@ -1,5 +1,7 @@
 //! The emulated VT-d unit's state on its way to another machine.
 
+#![allow(clippy::unwrap_used, reason = "a helper of tests fails its test")]
+
 mod viommu_support;
 
 use iommu::Iova;

@@ -2,16 +2,17 @@
 
 mod viommu_support;
 
+use hv_core::Gpa;
 use iommu::Iova;
 use iommu::space::{Access, Attachment, SpaceError};
 use iommu::unit::{SourceId, UnitError};
 use iommu::viommu::{Service, Viommu};
 use iommu::vtd::registers::{
-    CCMD, FEADDR, FECTL, FEDATA, FSTS, GCMD, ICS, IEADDR, IECTL, IEDATA, IQA, IQT,
+    CCMD, FEADDR, FECTL, FEDATA, FSTS, GCMD, ICS, IEADDR, IECTL, IEDATA, IQA, IQT, RTADDR,
 };
 use iommu::vtd::{
-    ContextCacheScope, Descriptor, FaultReason, FaultRecord, FaultStatus, Global, IotlbScope,
-    RequestKind,
+    AddressWidth, ContextCacheScope, Descriptor, FaultReason, FaultRecord, FaultStatus, Global,
+    IotlbScope, RequestKind,
 };
 use viommu_support::*;
 
@@ -286,6 +287,48 @@ fn a_malformed_or_absent_root_entry_blocks_the_device() {
             .unit
             .translate(&machine.memory, NIC.guest, iova, false);
         assert_eq!(translated, Err(reason));
+    }
+}
+
+#[test]
+fn the_root_table_counts_from_its_command_on() {
+    let mut machine = Machine::translating();
+    machine.write(RTADDR, 0);
+    machine.queue(ALL_CONTEXTS);
+    machine.settle();
+    assert!(!is_blocked(&machine, NIC));
+    machine.command(Global::ROOT_TABLE | Global::QUEUED_INVALIDATION | Global::TRANSLATION);
+    machine.queue(ALL_CONTEXTS);
+    machine.settle();
+    assert!(is_blocked(&machine, NIC));
+}
+
+#[test]
+fn four_levels_are_walked_where_both_sides_have_them() {
+    const TOP: u64 = 0xb000;
+    let wide = 1 | u128::from(TOP) | 2 << 64 | 5 << 72;
+    let page = 0x1ff << 27 | 7;
+    for address_width in [48, 39] {
+        let mut machine = Machine::of_width(AddressWidth::Bits48);
+        machine.space.address_width = address_width;
+        machine.start();
+        machine.poke(TOP + 511 * 8, TABLE_A | 3);
+        machine.set_leaf(TABLE_A, 7, leaf(DATA));
+        machine.set_context_raw(NIC, wide);
+        machine.queue(ALL_CONTEXTS);
+        machine.queue_pages(5, page, 0, 1);
+        machine.settle();
+        assert_eq!(machine.wait_status(), 1);
+        let iova = Iova::new(page << 12);
+        let translated = machine
+            .unit
+            .translate(&machine.memory, NIC.guest, iova, true);
+        assert_eq!(translated, Ok(Gpa::new(DATA << 12)));
+        if address_width == 48 {
+            assert_eq!(machine.pages(NIC).keys().collect::<Vec<_>>(), [&page]);
+        } else {
+            assert!(is_blocked(&machine, NIC));
+        }
     }
 }
 

@@ -1,6 +1,12 @@
 //! A guest with an emulated VT-d unit, and a host side that keeps the promises of
 //! `DmaSpace` and checks that nobody breaks their preconditions.
 #![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper of tests fails its test"
+)]
+#![allow(
     dead_code,
     unreachable_pub,
     reason = "shared by several test binaries, each of which uses a part"
@@ -58,6 +64,7 @@ pub struct FakeSpace {
     pub attaches: u64,
     pub max_pages: usize,
     pub max_domains: usize,
+    pub address_width: u8,
     /// The unit does not answer any more.
     pub is_lost: bool,
     next: u16,
@@ -68,6 +75,7 @@ impl FakeSpace {
         Self {
             max_pages: 4096,
             max_domains: 16,
+            address_width: 48,
             ..Self::default()
         }
     }
@@ -89,7 +97,7 @@ impl FakeSpace {
 
 impl DmaSpace for FakeSpace {
     fn address_width(&self) -> u8 {
-        48
+        self.address_width
     }
 
     fn create_domain(&mut self) -> Result<DomainId, SpaceError> {
@@ -187,6 +195,11 @@ pub fn config() -> VtdConfig {
 impl Machine {
     /// As at power on.
     pub fn new() -> Self {
+        Self::of_width(AddressWidth::Bits39)
+    }
+
+    /// As at power on, with IOVAs of that width.
+    pub fn of_width(width: AddressWidth) -> Self {
         const BASE: Hpa = Hpa::new(0x4000_0000);
         let arena: &'static Arena = Box::leak(Box::new(Arena::new(BASE, FRAMES as usize)));
         let words = Vec::from_iter((0..8).map(|_| AtomicU64::new(0)));
@@ -202,7 +215,7 @@ impl Machine {
         assert!(arena.frame(BASE).is_some());
         Self {
             memory,
-            unit: VtdUnit::new(&config()),
+            unit: VtdUnit::new(&VtdConfig { width, ..config() }),
             space: FakeSpace::new(),
         }
     }
@@ -211,6 +224,13 @@ impl Machine {
     /// on, and the disk without a context entry.
     pub fn translating() -> Self {
         let mut machine = Self::new();
+        machine.start();
+        machine
+    }
+
+    /// What a driver does to get there.
+    pub fn start(&mut self) {
+        let machine = self;
         machine.poke(
             ROOT,
             RootEntry {
@@ -228,7 +248,6 @@ impl Machine {
         machine.write(IQA, QUEUE);
         machine.command(Global::QUEUED_INVALIDATION);
         machine.command(Global::QUEUED_INVALIDATION | Global::TRANSLATION);
-        machine
     }
 
     pub fn poke(&self, gpa: u64, value: u64) {
