@@ -28,6 +28,7 @@ pub mod tables;
 mod tracking;
 pub mod unit;
 pub mod unmap;
+pub mod viommu;
 pub mod vtd;
 
 pub use addr::{Iova, IovaRange};
