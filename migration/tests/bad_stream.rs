@@ -1,5 +1,7 @@
 //! Streams that are well formed record by record and wrong as a whole.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 mod common;
 
 use common::{TestClock, ToyDestination};

@@ -1,5 +1,7 @@
 //! Whole migrations that succeed, or fail for reasons other than a bad link.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 mod common;
 
 use common::*;
