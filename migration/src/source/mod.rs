@@ -178,13 +178,13 @@ impl<'m> Source<'m> {
         clock: &impl Clock,
         event: &mut Option<Event>,
     ) -> Result<Status, SourceError> {
-        let mut progress = self.hear(vm, link, clock, event)?;
+        self.hear(vm, link, clock, event)?;
         let mut budget = self.params.pages_per_step.max(1);
         loop {
             let now = clock.now_us();
-            progress |= self.flush(link, now)?;
+            self.flush(link, now)?;
             if self.outbox.vacant().is_none() {
-                return self.wait_for_peer(progress, now);
+                return self.wait_for_peer(now);
             }
             if event.is_some() || budget == 0 {
                 return Ok(Status::Working);
@@ -210,24 +210,22 @@ impl<'m> Source<'m> {
                 State::FinalPassEnding => *event = Some(self.end_final_pass(vm, now)),
                 State::Auditing { next } => self.put_digests(next, vm, now, &mut budget)?,
                 State::Sections { next } => self.put_section(next, vm, now)?,
-                // The outbox is vacant: the last byte of Go has left.
-                State::Leaving => self.state = State::Gone,
-                State::Connecting | State::Finishing | State::Gone => {
-                    return self.wait_for_peer(progress, now);
+                State::Connecting | State::Finishing | State::Leaving | State::Gone => {
+                    return self.wait_for_peer(now);
                 }
                 State::Finished(outcome) => return Ok(Status::Finished(outcome)),
             }
         }
     }
 
-    /// Takes the answers that are there. Returns whether anything arrived.
+    /// Takes the answers that are there.
     fn hear(
         &mut self,
         vm: &mut impl SourceVm,
         link: &mut impl Link,
         clock: &impl Clock,
         event: &mut Option<Event>,
-    ) -> Result<bool, SourceError> {
+    ) -> Result<(), SourceError> {
         let before = self.inbox.position();
         while let Some(record) = self.inbox.poll(link)? {
             match (self.state, record) {
@@ -247,18 +245,30 @@ impl<'m> Source<'m> {
                 (_, record) => return Err(StreamError::Order(record.kind()).into()),
             }
         }
-        Ok(self.inbox.position() != before)
+        if self.inbox.position() != before {
+            self.stalled = None;
+        }
+        Ok(())
     }
 
-    /// Sends what the link takes; returns whether it took any.
-    fn flush(&mut self, link: &mut impl Link, now: u64) -> Result<bool, LinkError> {
+    /// Sends what the link takes.
+    fn flush(&mut self, link: &mut impl Link, now: u64) -> Result<(), LinkError> {
         let sent = self.outbox.flush(link)? as u64;
+        if matches!(self.state, State::Leaving) && self.outbox.vacant().is_some() {
+            // The point of no return. It is here and not later, so that no error
+            // can be seen between the last byte and the change of state; and a link
+            // that refuses that byte never delivers it, so it is not earlier.
+            self.state = State::Gone;
+        }
         self.totals.bytes += sent;
         self.meter.sent(sent);
         if !self.paused {
             self.throttle.spend(sent, now);
         }
-        Ok(sent > 0)
+        if sent > 0 {
+            self.stalled = None;
+        }
+        Ok(())
     }
 
     /// The end of the enforced pause in pre-copy, if one is on.
@@ -268,14 +278,11 @@ impl<'m> Source<'m> {
         self.throttle.wait_until_us(now).max(rest)
     }
 
-    fn wait_for_peer(&mut self, progress: bool, now: u64) -> Result<Status, SourceError> {
+    fn wait_for_peer(&mut self, now: u64) -> Result<Status, SourceError> {
         let limit_ms = match self.state {
             State::Connecting => self.params.connect_timeout_ms,
             _ => self.params.progress_timeout_ms,
         };
-        if progress {
-            self.stalled = None;
-        }
         self.check_stall(now, limit_ms, SourceError::Timeout)
     }
 

@@ -139,3 +139,23 @@ impl Meter {
         (bytes > 0).then(|| crate::bytes_per_second(bytes, busy))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guests_time_does_not_count_and_the_peers_does() {
+        let mut meter = Meter::default();
+        meter.enter(0);
+        meter.sent(1_000);
+        meter.leave(100, false);
+        meter.enter(5_000);
+        meter.leave(5_100, true);
+        meter.enter(5_900);
+        assert_eq!(meter.take(5_900), Some(1_000 * 1_000_000 / 1_000));
+        meter.leave(6_000, false);
+        meter.enter(7_000);
+        assert_eq!(meter.take(7_000), None);
+    }
+}

@@ -33,8 +33,11 @@
 //! [`LinkError::Corrupt`] for good. Data positions come from the private counters
 //! only, so no value in the memory leads outside it.
 
+mod lane;
+
 use super::{Link, LinkError};
 use core::sync::atomic::{AtomicU64, Ordering};
+use lane::Lane;
 
 /// "STRDLINK" in ASCII, read as a little-endian word.
 const MAGIC: u64 = u64::from_le_bytes(*b"STRDLINK");
@@ -92,123 +95,6 @@ impl Presence {
 #[error("the shared memory is too small for a link: {0} words, at least {MIN_WORDS} are needed")]
 pub struct TooSmall(pub usize);
 
-/// One direction, as one side sees it.
-struct Lane<'m> {
-    data: &'m [AtomicU64],
-    /// Where this side publishes how far it is.
-    own: &'m AtomicU64,
-    /// Where the other side does.
-    peer: &'m AtomicU64,
-    /// Bytes this side has written or read so far.
-    own_count: u64,
-    /// The last valid count of the other side.
-    peer_count: u64,
-}
-
-impl Lane<'_> {
-    fn capacity(&self) -> u64 {
-        self.data.len() as u64 * 8
-    }
-
-    /// Loads the other side's counter; `ahead` says how far this side's counter is
-    /// ahead of it (writer) or behind it (reader).
-    fn peer_now(&mut self, distance: impl Fn(u64, u64) -> Option<u64>) -> Result<u64, LinkError> {
-        let peer = self.peer.load(Ordering::Acquire);
-        let distance = distance(self.own_count, peer).filter(|&d| d <= self.capacity());
-        match distance {
-            Some(distance) if peer >= self.peer_count => {
-                self.peer_count = peer;
-                Ok(distance)
-            }
-            _ => Err(LinkError::Corrupt),
-        }
-    }
-
-    fn publish(&mut self, bytes: usize) {
-        self.own_count += bytes as u64;
-        self.own.store(self.own_count, Ordering::Release);
-    }
-
-    /// The bytes from the current position to the ring's end come first.
-    fn split(&self, count: usize) -> (u64, usize) {
-        let at = self.own_count % self.capacity();
-        (at, count.min((self.capacity() - at) as usize))
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<usize, LinkError> {
-        let used = self.peer_now(|own, peer| own.checked_sub(peer))?;
-        let room = self.capacity() - used;
-        let bytes = &bytes[..bytes.len().min(room as usize)];
-        let (at, first) = self.split(bytes.len());
-        store_bytes(self.data, at, &bytes[..first]);
-        store_bytes(self.data, 0, &bytes[first..]);
-        self.publish(bytes.len());
-        Ok(bytes.len())
-    }
-
-    fn read(&mut self, bytes: &mut [u8]) -> Result<usize, LinkError> {
-        let there = self.peer_now(|own, peer| peer.checked_sub(own))?;
-        let count = bytes.len().min(there as usize);
-        let (at, first) = self.split(count);
-        load_bytes(self.data, at, &mut bytes[..first]);
-        load_bytes(self.data, 0, &mut bytes[first..count]);
-        self.publish(count);
-        Ok(count)
-    }
-}
-
-/// Stores bytes from byte offset `at` on, whole words where they are aligned. Only
-/// one side ever writes a ring's data, so a word's other bytes can be kept by a
-/// plain load and store.
-fn store_bytes(words: &[AtomicU64], at: u64, bytes: &[u8]) {
-    let (head, rest) = bytes.split_at(bytes.len().min((at.wrapping_neg() % 8) as usize));
-    let body_at = at + head.len() as u64;
-    let chunks = rest.chunks_exact(8);
-    let tail = chunks.remainder();
-    let body = &words[(body_at / 8) as usize..];
-    let store_byte = |position: u64, byte: u8| {
-        let word = &words[(position / 8) as usize];
-        let mut value = word.load(Ordering::Relaxed).to_le_bytes();
-        value[(position % 8) as usize] = byte;
-        word.store(u64::from_le_bytes(value), Ordering::Relaxed);
-    };
-    for (position, &byte) in (at..).zip(head) {
-        store_byte(position, byte);
-    }
-    for (word, chunk) in body.iter().zip(chunks) {
-        let mut value = [0; 8];
-        value.copy_from_slice(chunk);
-        word.store(u64::from_le_bytes(value), Ordering::Relaxed);
-    }
-    let tail_at = body_at + (rest.len() - tail.len()) as u64;
-    for (position, &byte) in (tail_at..).zip(tail) {
-        store_byte(position, byte);
-    }
-}
-
-/// Loads bytes from byte offset `at` on, whole words where they are aligned.
-fn load_bytes(words: &[AtomicU64], at: u64, bytes: &mut [u8]) {
-    let head = bytes.len().min((at.wrapping_neg() % 8) as usize);
-    let (head, rest) = bytes.split_at_mut(head);
-    let body_at = at + head.len() as u64;
-    let body = &words[(body_at / 8) as usize..];
-    let load_byte = |position: u64| {
-        let value = words[(position / 8) as usize].load(Ordering::Relaxed);
-        value.to_le_bytes()[(position % 8) as usize]
-    };
-    for (position, byte) in (at..).zip(head) {
-        *byte = load_byte(position);
-    }
-    let tail_at = body_at + (rest.len() / 8 * 8) as u64;
-    let mut chunks = rest.chunks_exact_mut(8);
-    for (chunk, word) in chunks.by_ref().zip(body) {
-        chunk.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
-    }
-    for (position, byte) in (tail_at..).zip(chunks.into_remainder()) {
-        *byte = load_byte(position);
-    }
-}
-
 /// One side of a link through shared memory.
 pub struct Ring<'m> {
     words: &'m [AtomicU64],
@@ -229,13 +115,7 @@ impl<'m> Ring<'m> {
             return Err(TooSmall(words.len()));
         }
         let (backward, forward) = words[RINGS_AT..].split_at(BACKWARD_WORDS);
-        let lane = |data, own: usize, peer: usize| Lane {
-            data,
-            own: &words[own],
-            peer: &words[peer],
-            own_count: 0,
-            peer_count: 0,
-        };
+        let lane = |data, own: usize, peer: usize| Lane::new(data, &words[own], &words[peer]);
         let (outgoing, incoming) = match role {
             Role::Source => (
                 lane(forward, FORWARD_WRITTEN, FORWARD_READ),
