@@ -160,8 +160,7 @@ mod tests {
     fn machine(bytes: u64) -> FreeMemory {
         let range = PhysRange::new(1 << 20, bytes).unwrap();
         let kind = RegionKind::Usable;
-        // SAFETY: what these tests carve is never given a use.
-        unsafe { FreeMemory::new(&[Region { range, kind }], &[]) }
+        FreeMemory::for_test(&[Region { range, kind }], &[])
     }
 
     #[test]

@@ -4,8 +4,8 @@
 use crate::acpi::PmTimer;
 use core::arch::x86_64::_rdtsc;
 use hv_core::clock::Clock;
+use strandline_rt::apic::LocalApic;
 use strandline_rt::cpu;
-use strandline_rt::x2apic::X2Apic;
 use x86_64::instructions::port::PortReadOnly;
 
 /// The power management timer's rate in Hz (ACPI 6.5, section 4.8.2.1).
@@ -41,7 +41,7 @@ pub struct Rates {
 
 impl Rates {
     /// Measures them, which takes 10 ms. The APIC's timer is stopped afterwards.
-    pub fn measure(timer: PmTimer, apic: &X2Apic) -> Result<Self, ClockError> {
+    pub fn measure(timer: PmTimer, apic: &LocalApic) -> Result<Self, ClockError> {
         let pm_start = read_pm_timer(timer);
         apic.start_silent_timer(u32::MAX);
         let tsc_start = read_tsc();

@@ -3,8 +3,8 @@
 use crate::acpi::{self, AcpiError, Tables};
 use crate::clock::{ClockError, Rates, TscClock};
 use crate::pci::{self, ConfigPorts, Function, PciError};
+use strandline_rt::apic::{LocalApic, Mode, NoX2Apic};
 use strandline_rt::physical::{PhysRange, ReadPhys};
-use strandline_rt::x2apic::{NoX2Apic, X2Apic};
 
 /// The longest DMAR table that is read.
 pub const MAX_DMAR: usize = 4096;
@@ -44,7 +44,7 @@ pub struct Device {
 #[derive(Debug)]
 pub struct Machine {
     /// The interrupt controller of this CPU, on.
-    pub apic: X2Apic,
+    pub apic: LocalApic,
     /// The clocks' rates.
     pub rates: Rates,
     /// The time since discovery.
@@ -68,7 +68,7 @@ impl Machine {
         let tables = Tables::new(memory, rsdp)?;
         let dmar = copy_dmar(&tables)?;
         let timer = tables.pm_timer()?;
-        let apic = X2Apic::enable()?;
+        let apic = LocalApic::enable(Mode::XApic)?;
         let rates = Rates::measure(timer, &apic)?;
         let edu = find(&config, pci::EDU, 0)?;
         let link = find(&config, pci::IVSHMEM, 2)?;

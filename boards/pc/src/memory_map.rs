@@ -34,6 +34,16 @@ impl FreeMemory {
     /// `regions` is the machine's memory map, `used` names everything that is in
     /// use (the image, the boot modules), and this is called once.
     pub unsafe fn new(regions: &[Region], used: &[PhysRange]) -> Self {
+        Self::between(regions, used)
+    }
+
+    /// Free memory that is never given a use.
+    #[cfg(test)]
+    pub(crate) fn for_test(regions: &[Region], used: &[PhysRange]) -> Self {
+        Self::between(regions, used)
+    }
+
+    fn between(regions: &[Region], used: &[PhysRange]) -> Self {
         let mut free = Self { pieces: Vec::new() };
         for region in regions {
             if region.kind == RegionKind::Usable {
@@ -168,8 +178,7 @@ mod tests {
             .iter()
             .map(|(start, bytes)| PhysRange::new(*start, *bytes).unwrap())
             .collect();
-        // SAFETY: what these tests carve is never given a use.
-        unsafe { FreeMemory::new(regions, &used) }
+        FreeMemory::for_test(regions, &used)
     }
 
     const MIB: u64 = 1 << 20;

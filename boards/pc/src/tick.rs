@@ -2,11 +2,11 @@
 
 use crate::clock::Rates;
 use crate::vectors;
-use strandline_rt::x2apic::X2Apic;
+use strandline_rt::apic::LocalApic;
 
 /// Starts a tick of `hz` times a second on [`vectors::TICK`]. A rate that the timer
 /// cannot keep becomes the nearest one that it can.
-pub fn start(apic: &X2Apic, rates: Rates, hz: u32) {
+pub fn start(apic: &LocalApic, rates: Rates, hz: u32) {
     apic.start_periodic_timer(vectors::TICK, timer_count(rates.apic_timer_hz, hz));
 }
 

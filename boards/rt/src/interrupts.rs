@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use crate::segments::StackSlot;
-use crate::{cpu, exceptions};
+use crate::{apic, cpu, exceptions};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Once;
@@ -133,10 +133,10 @@ unsafe extern "C" {
 // ever looked at.
 //
 // The path of an external vector uses neither SSE registers nor memory below the
-// interrupted stack, so there is nothing more to save. The end-of-interrupt
-// register is written as an MSR: external vectors come only from a local APIC in
-// x2APIC mode, after `x2apic::enable`. For a spurious vector, which is not in
-// service, the write does nothing, as nothing else is in service in between.
+// interrupted stack, so there is nothing more to save. External vectors come only
+// after `LocalApic::enable`, which says how an interrupt is ended. For a spurious
+// vector, which is not in service, ending does nothing, as nothing else is in
+// service at that moment.
 global_asm!(
     ".pushsection .text.interrupts, \"ax\", @progbits",
     ".balign 16",
@@ -162,10 +162,17 @@ global_asm!(
     "cmp eax, {first_external}",
     "jb 2f",
     "lock bts qword ptr [rip + {pending}], rax",
-    "mov ecx, {eoi}",
+    "mov rcx, qword ptr [rip + {eoi_address}]",
+    "test rcx, rcx",
+    "jz 3f",
+    "mov dword ptr [rcx], 0",
+    "jmp 4f",
+    "3:",
+    "mov ecx, {eoi_msr}",
     "xor eax, eax",
     "xor edx, edx",
     "wrmsr",
+    "4:",
     "pop rdx",
     "pop rcx",
     "pop rax",
@@ -194,7 +201,8 @@ global_asm!(
     ".popsection",
     with_error_code = const exceptions::WITH_ERROR_CODE,
     first_external = const FIRST_EXTERNAL,
-    eoi = const crate::x2apic::EOI,
+    eoi_address = sym apic::END_OF_INTERRUPT,
+    eoi_msr = const apic::END_OF_INTERRUPT_MSR,
     pending = sym PENDING,
     exception = sym exceptions::stop,
 );

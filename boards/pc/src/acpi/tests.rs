@@ -1,6 +1,7 @@
 use super::*;
 
 /// Memory from 0x1000 on; everything else is unreadable.
+#[derive(Debug)]
 struct Ram(Vec<u8>);
 
 const BASE: u64 = 0x1000;
