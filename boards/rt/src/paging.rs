@@ -68,12 +68,12 @@ pub(crate) fn guard_stacks() {
     let large = stacks_start & !((1 << 21) - 1);
 
     // From the bottom up, so that the map is whole at every moment.
-    LEVEL1.fill(|i| large + (i << 12) | PRESENT_WRITABLE);
+    LEVEL1.fill(|i| (large + (i << 12)) | PRESENT_WRITABLE);
     for stack in stacks::ALL {
         let guard = stacks::address(stack.guard);
         LEVEL1.set((guard >> 12 & 511) as usize, 0);
     }
-    LEVEL2.fill(|i| giant + (i << 21) | PRESENT_WRITABLE | LARGE);
+    LEVEL2.fill(|i| (giant + (i << 21)) | PRESENT_WRITABLE | LARGE);
     LEVEL2.set(index(21), LEVEL1.address() | PRESENT_WRITABLE);
     LEVEL3.set(index(30), LEVEL2.address() | PRESENT_WRITABLE);
     x86_64::instructions::tlb::flush_all();
