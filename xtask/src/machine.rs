@@ -187,7 +187,7 @@ fn command_line(config: &Config<'_>, files: &Files) -> Command {
     let mut command = Command::new(config.qemu);
     command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
     command.args(["-no-reboot", "-machine", "q35", "-accel", "tcg"]);
-    command.args(["-cpu", "EPYC-v4,+svm,+npt", "-smp", "1"]);
+    command.args(["-cpu", "EPYC-v4,+svm,+npt,+x2apic", "-smp", "1"]);
     // Virtual nanoseconds are guest instructions: a run with one seed repeats.
     command.args(["-icount", "shift=0,sleep=off"]);
     let mib = config.memory.plus(OVERHEAD).bytes().div_ceil(1 << 20);

@@ -52,6 +52,8 @@ pub struct Run {
     /// How long the guest runs before its migration starts, in the machine's time;
     /// `None` leaves it to the hypervisor.
     pub migrate_after: Option<Span>,
+    /// Whether the two machines compare all pages at switchover.
+    pub verify: bool,
     /// The mechanism to break.
     pub sabotage: Option<Sabotage>,
     /// When to cut the link.
@@ -75,6 +77,7 @@ impl Run {
             max_bandwidth: None,
             downtime_limit: None,
             migrate_after: None,
+            verify: false,
             sabotage: None,
             cut: None,
             timeout: Span::seconds(120),
@@ -191,6 +194,7 @@ impl Run {
         let mut give = |key: &str, value: Option<String>| {
             options.extend(value.map(|value| format!("{key}={value}")));
         };
+        give("verify", self.verify.then(|| "on".to_owned()));
         give("sabotage", self.sabotage.map(Sabotage::name));
         if role == Role::Source {
             give("max-bandwidth", self.max_bandwidth.map(|it| it.to_string()));
@@ -298,18 +302,19 @@ mod tests {
             guest_options: vec!["mode=stray".into()],
             max_bandwidth: Some(Size::mib(4)),
             downtime_limit: Some(Span::ms(500)),
+            verify: true,
             sabotage: Some(Sabotage::UnmapReport),
             destination_memory: Some(Size::mib(32)),
             ..Run::new("x")
         };
         assert_eq!(
             run.options(Role::Source),
-            "role=source memory=64M sabotage=unmap-report max-bandwidth=4M \
+            "role=source memory=64M verify=on sabotage=unmap-report max-bandwidth=4M \
              downtime-limit=500ms -- seed=7 operations=600 mode=stray"
         );
         assert_eq!(
             run.options(Role::Destination),
-            "role=destination memory=32M sabotage=unmap-report"
+            "role=destination memory=32M verify=on sabotage=unmap-report"
         );
     }
 

@@ -45,6 +45,8 @@ fn main(boot: &'static BootInfo) -> ! {
             ("version", (&env!("CARGO_PKG_VERSION")).into()),
         ],
     );
+    // The role's own main loop takes over here with `machine`, `budget`, `options`
+    // and, as the source, the guest in `boot.module_bytes(0)`.
     match options.role {
         Role::None => self_check(&machine),
         Role::Source | Role::Destination => refuse(&"this role is not wired up yet"),

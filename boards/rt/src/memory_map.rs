@@ -167,15 +167,30 @@ impl OwnedRange {
         Ok(self.0)
     }
 
-    /// Makes it zeroed 64-bit words, for a bitmap or a counter table.
+    /// Makes it zeroed words that may be marked from several CPUs, for a bitmap. As
+    /// many as fit, which may be more than were asked for.
     pub fn into_words(self) -> &'static [AtomicU64] {
-        let words = self.0.bytes as usize / size_of::<AtomicU64>();
-        let first = self.0.start as *mut AtomicU64;
+        // SAFETY: all zeros are valid atomic words.
+        unsafe { self.into_zeroed() }
+    }
+
+    /// Makes it zeroed counters, for a table with one entry a page. As many as fit,
+    /// which may be more than were asked for.
+    pub fn into_counters(self) -> &'static mut [u32] {
+        // SAFETY: all zeros are valid numbers.
+        unsafe { self.into_zeroed() }
+    }
+
+    /// # Safety
+    /// All zeros are a valid `T`, and a page is a multiple of its size and alignment.
+    unsafe fn into_zeroed<T>(self) -> &'static mut [T] {
+        let count = self.0.bytes as usize / size_of::<T>();
+        let first = self.0.start as *mut T;
         // SAFETY: usable RAM, page aligned, mapped at its own address for good, and
-        // nobody else uses it (see the type); all zeros are valid atomic words.
+        // nobody else uses it (see the type); zero is valid (see above).
         unsafe {
-            first.write_bytes(0, words);
-            core::slice::from_raw_parts(first, words)
+            first.write_bytes(0, count);
+            core::slice::from_raw_parts_mut(first, count)
         }
     }
 

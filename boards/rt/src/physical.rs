@@ -1,11 +1,13 @@
 //! Physical memory through the identity map.
 //!
-//! Three kinds, three types: memory the program owns ([`IdentityMemory`]), memory
-//! that firmware or a boot loader left something in to be read once
-//! ([`FirmwareMemory`]), and device registers ([`MmioWindow`]).
+//! Four kinds: memory the program owns ([`IdentityMemory`]), memory that firmware
+//! or a boot loader left something in to be read once ([`FirmwareMemory`]), device
+//! registers ([`MmioWindow`]), and memory shared with another machine
+//! ([`shared_words`]).
 #![allow(unsafe_code)]
 
 use crate::paging::MAPPED_BYTES;
+use core::sync::atomic::AtomicU64;
 use heapless::Vec;
 use hv_core::memory::{Frame, PhysMemory};
 use hv_core::mmio::Mmio;
@@ -214,6 +216,25 @@ impl Mmio for MmioWindow {
     }
 }
 
+/// Memory that a device shares with another machine, as words that the other one
+/// may change at any time. `None` if the range is not made of whole words, is
+/// empty, or is not mapped.
+///
+/// # Safety
+/// The range is plain memory of a device that answers memory accesses for as long
+/// as the program runs, and no Rust object lives there.
+pub unsafe fn shared_words(range: PhysRange) -> Option<&'static [AtomicU64]> {
+    const WORD: u64 = size_of::<AtomicU64>() as u64;
+    let is_whole = range.start.is_multiple_of(WORD) && range.bytes.is_multiple_of(WORD);
+    if !is_whole || range.bytes == 0 || range.start == 0 || range.end() > MAPPED_BYTES {
+        return None;
+    }
+    let words = (range.bytes / WORD) as usize;
+    // SAFETY: mapped at its own address for good, aligned, not null, and memory (see
+    // above); every value is a valid word, and atomics may change under our hands.
+    Some(unsafe { core::slice::from_raw_parts(range.start as *const AtomicU64, words) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,5 +279,14 @@ mod tests {
             assert!(window.register::<u64>(outside).is_none());
         }
         assert_eq!(window.read32(16), u32::MAX);
+    }
+
+    #[test]
+    fn shared_memory_is_whole_words_that_are_mapped() {
+        for (start, bytes) in [(0, 8), (4, 8), (8, 4), (8, 0), (MAPPED_BYTES - 8, 16)] {
+            let range = PhysRange::new(start, bytes).unwrap();
+            // SAFETY: nothing is read or written in this test.
+            assert!(unsafe { shared_words(range) }.is_none(), "{start:#x}");
+        }
     }
 }

@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Operations that the guest does
     #[arg(long, value_name = "N")]
     operations: Option<u64>,
+    /// Have the two machines compare all pages at switchover as well
+    #[arg(long)]
+    verify: bool,
     /// Break one mechanism in a test build; the run must then lose pages and fail
     #[arg(long, value_enum, value_name = "NAME")]
     sabotage: Option<Sabotage>,
@@ -57,17 +60,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         None => "main".to_owned(),
         Some(sabotage) => format!("sabotage-{}", sabotage.name()),
     };
+    let usual = Run::new(&scenario);
     let run = Run {
         seed: args.seed,
         memory: args.memory,
-        max_bandwidth: args.max_bandwidth,
-        downtime_limit: args.downtime_limit,
-        migrate_after: args.migrate_after,
-        operations: args.operations,
+        max_bandwidth: args.max_bandwidth.or(usual.max_bandwidth),
+        downtime_limit: args.downtime_limit.or(usual.downtime_limit),
+        migrate_after: args.migrate_after.or(usual.migrate_after),
+        operations: args.operations.or(usual.operations),
+        verify: args.verify,
         sabotage: args.sabotage,
         timeout: args.timeout,
         logs: args.logs.clone(),
-        ..Run::new(&scenario)
+        ..usual
     };
 
     let qemu = qemu::find()?;
