@@ -78,8 +78,11 @@ fn units_scopes_and_regions_are_found_and_other_structures_skipped() {
     assert!(scopes.iter().all(|scope| scope.endpoint().is_none()));
     let region = dmar.reserved_regions().next().unwrap();
     assert_eq!(region.limit, Hpa::new(0x7fff_ffff));
-    assert_eq!(dmar.catch_all(0).unwrap().registers, Hpa::new(0xfed9_1000));
-    assert!(dmar.catch_all(1).is_none());
+    let unit_for = |segment, device| dmar.unit_for(segment, device).map(|unit| unit.registers);
+    assert_eq!(unit_for(0, graphics), Some(Hpa::new(0xfed9_0000)));
+    let other = SourceId::new(0x0018);
+    assert_eq!(unit_for(0, other), Some(Hpa::new(0xfed9_1000)));
+    assert_eq!(unit_for(1, other), None);
 }
 
 #[test]
@@ -162,7 +165,7 @@ proptest! {
         prop_assert_eq!(dmar.flags(), DmarFlags::empty());
         prop_assert_eq!(dmar.units().count(), 1);
         prop_assert_eq!(dmar.reserved_regions().count(), 0);
-        let unit = dmar.catch_all(0).unwrap();
+        let unit = dmar.unit_for(0, SourceId::new(0x0018)).unwrap();
         prop_assert_eq!(unit.registers.raw(), registers.raw());
         prop_assert_eq!(unit.scopes().count(), 0);
     }

@@ -157,10 +157,12 @@ mod tests {
     use strandline_rt::boot_info::{Region, RegionKind};
     use strandline_rt::physical::PhysRange;
 
+    #[allow(unsafe_code)]
     fn machine(bytes: u64) -> FreeMemory {
         let range = PhysRange::new(1 << 20, bytes).unwrap();
         let kind = RegionKind::Usable;
-        FreeMemory::for_test(&[Region { range, kind }], &[])
+        // SAFETY: what these tests carve is never given a use.
+        unsafe { FreeMemory::new(&[Region { range, kind }], &[]) }
     }
 
     #[test]

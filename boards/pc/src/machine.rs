@@ -2,8 +2,8 @@
 
 use crate::clock::{ClockError, Rates, TscClock};
 use strandline_rt::acpi::{self, AcpiError, Tables};
-use strandline_rt::pci::{self, ConfigPorts, Function, PciError};
 use strandline_rt::apic::{LocalApic, Mode, NoX2Apic};
+use strandline_rt::pci::{self, ConfigPorts, Function, PciError};
 use strandline_rt::physical::{PhysRange, ReadPhys};
 
 /// The longest DMAR table that is read.

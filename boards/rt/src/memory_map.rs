@@ -193,18 +193,6 @@ impl OwnedRange {
             core::slice::from_raw_parts_mut(first, count)
         }
     }
-
-    /// Makes it zeroed 32-bit counters with one owner.
-    pub fn into_counters(self) -> &'static mut [u32] {
-        let count = self.0.bytes as usize / size_of::<u32>();
-        let first = self.0.start as *mut u32;
-        // SAFETY: as in `into_words`; and this value, which could give the memory
-        // another use, ends here, so the reference is the only one.
-        unsafe {
-            first.write_bytes(0, count);
-            core::slice::from_raw_parts_mut(first, count)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use hv_core::memory::{AddSlotError, Frame, FramePool, GuestMemory, PhysMemory, S
 use hv_core::{Gfn, Hpa, PAGE_SHIFT, PAGE_SIZE};
 use iommu::addr::RangeError as IovaRangeError;
 use iommu::dmar::{Dmar, DmarError};
-use iommu::host::vtd::{StartError, VtdUnit};
+use iommu::host::vtd::{Coherency, StartError, VtdUnit};
 use iommu::layer::{MapError, TooFewPins};
 use iommu::space::{Access, Attachment, DmaSpace, SpaceError};
 use iommu::tables::VtdSecondStage;
@@ -18,10 +18,10 @@ use ledger_guest::ledger::{DOMAINS, MAX_PAGES, Page};
 use spin::Once;
 use strandline_rt::BootInfo;
 use strandline_rt::acpi::{AcpiError, DMAR, Tables};
+use strandline_rt::apic::{LocalApic, Mode, NoX2Apic};
 use strandline_rt::memory_map::FreeMemory;
 use strandline_rt::pci::{ConfigPorts, EDU, Function, PciError};
 use strandline_rt::physical::{FirmwareMemory, IdentityMemory, MmioWindow, PhysRange};
-use strandline_rt::x2apic::{NoX2Apic, X2Apic};
 
 /// Frames for the IOMMU's tables and queue.
 const TABLE_FRAMES: u64 = 256;
@@ -133,7 +133,12 @@ impl Machine {
         };
         let (config, function) = find_device()?;
         let source = SourceId::new(function.requester_id());
-        let unit = VtdUnit::start(registers(unit_range(boot, source)?)?, memory, pool(0))?;
+        let unit = VtdUnit::start(
+            registers(unit_range(boot, source)?)?,
+            memory,
+            pool(0),
+            Coherency::Assured,
+        )?;
         let mut dma = Iommu::new(Parts {
             mem: memory,
             format: VtdSecondStage,
@@ -144,7 +149,7 @@ impl Machine {
         })?;
         let domains = [dma.create_domain()?, dma.create_domain()?];
 
-        let apic = X2Apic::enable()?;
+        let apic = LocalApic::enable(Mode::X2Apic)?;
         dma.attach(source, Attachment::Domain(domains[0]))?;
         function.enable(&config, true);
         function.enable_msi(&config, apic.id(), VECTOR)?;
