@@ -12,6 +12,7 @@
 
 mod state;
 
+pub(crate) use state::{EFER_ALLOWED, EFER_LMA, EFER_LME};
 pub use state::{Fx, Pending, Segment, StateError, VcpuState, gpr};
 
 use crate::Gpa;
