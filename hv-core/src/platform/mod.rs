@@ -121,7 +121,7 @@ impl Platform {
                     return IoEffect::PciChanged;
                 }
             }
-            port => log::debug!("guest writes {value:#x} to port {port:#x}, where nothing is"),
+            _ => {}
         }
         IoEffect::None
     }

@@ -3,10 +3,7 @@
 //! The system call and segment base MSRs never exit (see `svm`'s permission map).
 
 use super::apic::Apic;
-use crate::vcpu::VcpuState;
-
-const EFER_SCE_LME_NXE: u64 = 1 | EFER_LME | 1 << 11;
-use crate::vcpu::EFER_LME;
+use crate::vcpu::{EFER_ALLOWED, EFER_LMA, EFER_LME, VcpuState};
 
 const TSC: u32 = 0x10;
 const APIC_BASE: u32 = 0x1b;
@@ -64,13 +61,11 @@ pub fn write(
         }
         EFER => {
             // LMA follows LME and CR0.PG in hardware; a write leaves it alone.
-            let lma = state.efer & crate::vcpu::EFER_LMA;
-            let new = value & EFER_SCE_LME_NXE;
-            let switches_mode = (new ^ state.efer) & EFER_LME != 0;
-            if value & !crate::vcpu::EFER_ALLOWED != 0 || (state.is_paging() && switches_mode) {
+            let switches_mode = (value ^ state.efer) & EFER_LME != 0;
+            if value & !EFER_ALLOWED != 0 || (state.is_paging() && switches_mode) {
                 return Err(Refused);
             }
-            state.efer = new | lma;
+            state.efer = value & !EFER_LMA | state.efer & EFER_LMA;
         }
         BIOS_SIGN_ID | MISC_ENABLE | SYSCFG | HWCR => {}
         0x800..=0x8ff => apic.write(msr, value)?,

@@ -73,7 +73,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Move> {
     Some(Move {
         direction,
         width,
-        length: u64::from(instruction.len().to_const()),
+        length: instruction.len().to_const(),
     })
 }
 

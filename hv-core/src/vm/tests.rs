@@ -12,7 +12,7 @@ use std::vec::Vec;
 
 /// A CPU whose exits are given beforehand, and that notes how it was entered.
 struct Script {
-    exits: std::vec::IntoIter<Exit>,
+    exits: std::collections::VecDeque<Exit>,
     entries: Vec<(Entry, VcpuState)>,
     tsc: u64,
 }
@@ -21,7 +21,7 @@ impl Vcpu for &mut Script {
     fn run(&mut self, state: &mut VcpuState, entry: Entry) -> Exit {
         self.entries.push((entry, *state));
         state.pending = Pending::NONE;
-        self.exits.next().unwrap_or(Exit::HostInterrupt)
+        self.exits.pop_front().unwrap_or(Exit::HostInterrupt)
     }
 
     fn set_tsc(&mut self, value: u64) {
@@ -80,7 +80,7 @@ fn with_vm(exits: &[Exit], test: impl FnOnce(&mut TestVm<'_>, &GuestMemory<'_, A
     state.cs.attributes = 0xa9b;
     state.validate().unwrap();
     let mut script = Script {
-        exits: exits.to_vec().into_iter(),
+        exits: exits.iter().copied().collect(),
         entries: Vec::new(),
         tsc: 0,
     };
