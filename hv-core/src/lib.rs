@@ -13,16 +13,19 @@
 extern crate std;
 
 pub mod addr;
+pub mod boot;
 pub mod clock;
 pub mod device;
 pub mod dirty;
 pub mod memory;
 pub mod mmio;
 pub mod npt;
+pub mod platform;
 pub mod sabotage;
 pub mod svm;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod vcpu;
+pub mod vm;
 
 pub use addr::{Gfn, Gpa, Hpa, PAGE_SHIFT, PAGE_SIZE};

@@ -77,8 +77,8 @@ struct Switch {
 }
 
 /// Runs the guest of `guest` until it exits. `host` is where VMSAVE keeps what
-/// VMRUN does not save. Host interrupts are enabled for a moment on return, so
-/// that an interrupt which ended the run is handled before this returns.
+/// VMRUN does not save. Host interrupts are disabled on return: one that ended the
+/// run is still pending, and [`take_interrupt`] lets it in.
 pub(super) fn switch(
     state: &mut VcpuState,
     host_fx: &mut Fx,
@@ -99,6 +99,13 @@ pub(super) fn switch(
     // tables map.
     unsafe { world_switch(&raw mut switch) };
     state.dr = read_debug_registers();
+}
+
+/// Lets the handler of the interrupt that ended the run take it.
+pub(super) fn take_interrupt() {
+    // SAFETY: the embedding image has an interrupt table whose handlers return with
+    // all registers as they were. The NOP ends the shadow of STI.
+    unsafe { core::arch::asm!("sti", "nop", "cli", options(nostack)) };
 }
 
 fn load_debug_registers(dr: &[u64; 4]) {
@@ -132,7 +139,9 @@ fn read_debug_registers() -> [u64; 4] {
 ///
 /// Interrupts: from CLGI to STGI nothing is delivered. IF is set inside, because
 /// with V_INTR_MASKING the IF that VMRUN finds decides whether a physical
-/// interrupt ends the run. After STGI the interrupt that did is taken.
+/// interrupt ends the run. It is cleared before STGI, so that no interrupt is ever
+/// taken without the exit that reports it: one that arrives during another exit
+/// stays pending and ends the next run before the guest's first instruction.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn world_switch(switch: *mut Switch) {
     naked_asm!(
@@ -142,7 +151,6 @@ unsafe extern "sysv64" fn world_switch(switch: *mut Switch) {
         "push r13",
         "push r14",
         "push r15",
-        "pushfq",
         "clgi",
         "sti",
         "push rdi",
@@ -201,10 +209,8 @@ unsafe extern "sysv64" fn world_switch(switch: *mut Switch) {
         "mov rax, [rdi + 16]",
         "fxrstor64 [rax]",
         "cld",
-        "stgi",
-        "nop",
         "cli",
-        "popfq",
+        "stgi",
         "pop r15",
         "pop r14",
         "pop r13",

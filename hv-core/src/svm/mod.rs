@@ -88,7 +88,11 @@ impl Vcpu for SvmVcpu<'_> {
         }
         store(vmcb, state);
         state.tsc = hw::tsc().wrapping_add(self.tsc_offset);
-        decode(vmcb, self.saves_next_rip)
+        let exit = decode(vmcb, self.saves_next_rip);
+        if exit == Exit::HostInterrupt {
+            hw::take_interrupt();
+        }
+        exit
     }
 
     fn set_tsc(&mut self, value: u64) {

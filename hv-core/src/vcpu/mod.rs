@@ -12,6 +12,7 @@
 
 mod state;
 
+pub(crate) use state::{EFER_ALLOWED, EFER_LMA, EFER_LME};
 pub use state::{Fx, Pending, Segment, StateError, VcpuState, gpr};
 
 use crate::Gpa;
@@ -106,7 +107,11 @@ pub trait Vcpu {
     ///
     /// [`VcpuState::pending`] is delivered first. When this returns it holds the
     /// event whose delivery the exit interrupted, if any, so that running again
-    /// delivers it. A host interrupt that ended the run has been handled.
+    /// delivers it.
+    ///
+    /// Host interrupts are disabled on call and on return. One that arrives ends
+    /// the run with [`Exit::HostInterrupt`] and has been handled then; none is
+    /// handled otherwise, so a guest that exits all the time cannot hide one.
     fn run(&mut self, state: &mut VcpuState, entry: Entry) -> Exit;
 
     /// Makes the guest's time stamp counter go on from `value`.

@@ -1,0 +1,141 @@
+//! The ACPI tables of a guest: RSDP, XSDT, MADT, and what the image adds.
+//!
+//! ACPI Specification 6.5: RSDP section 5.2.5.3, table header 5.2.6, XSDT 5.2.8,
+//! MADT 5.2.12. There is no FADT, so no fixed hardware: nothing a PVH guest needs.
+
+use super::BootError;
+use crate::Gpa;
+use crate::memory::{GuestMemory, PhysMemory};
+use heapless::Vec;
+
+/// The most tables the image can add.
+const MAX_EXTRA: usize = 6;
+/// Bytes of a table header.
+const HEADER: usize = 36;
+/// The local APIC's address, and one enabled local APIC with id 0 (type 0).
+const MADT_BODY: [u8; 16] = [
+    0x00, 0x00, 0xe0, 0xfe, 0, 0, 0, 0, // FEE0_0000h, no 8259s
+    0, 8, 0, 0, 1, 0, 0, 0, // type, length, processor, id, enabled
+];
+
+/// Writes the tables to `start..end` and returns the address of the RSDP.
+pub(super) fn write<M: PhysMemory>(
+    memory: &GuestMemory<'_, M>,
+    start: Gpa,
+    end: Gpa,
+    extra: &[&[u8]],
+) -> Result<Gpa, BootError> {
+    let mut next = start;
+    let mut place = |table: &[u8]| -> Result<Gpa, BootError> {
+        let at = next;
+        let bytes = (table.len() as u64).next_multiple_of(16);
+        next = at.checked_add(bytes).ok_or(BootError::AcpiTables)?;
+        if next > end {
+            return Err(BootError::AcpiTables);
+        }
+        memory.write(at, table)?;
+        Ok(at)
+    };
+    // The RSDP comes first, but is known last.
+    let rsdp_at = place(&[0; 36])?;
+    let mut pointers = Vec::<u8, { 8 * (MAX_EXTRA + 1) }>::new();
+    let madt = table(*b"APIC", 5, &MADT_BODY)?;
+    for bytes in core::iter::once(madt.as_slice()).chain(extra.iter().copied()) {
+        let at = place(bytes)?.raw().to_le_bytes();
+        pointers
+            .extend_from_slice(&at)
+            .map_err(|_| BootError::AcpiTables)?;
+    }
+    let xsdt_at = place(&table(*b"XSDT", 1, &pointers)?)?;
+    memory.write(rsdp_at, &rsdp(xsdt_at))?;
+    Ok(rsdp_at)
+}
+
+/// A table with header and checksum.
+fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Result<Vec<u8, 128>, BootError> {
+    let mut table = Vec::new();
+    let length = (HEADER + body.len()) as u32;
+    let parts: [&[u8]; 9] = [
+        &signature,
+        &length.to_le_bytes(),
+        &[revision, 0],
+        b"STRAND",
+        b"STRNDLNE",
+        &1u32.to_le_bytes(),
+        b"STRL",
+        &1u32.to_le_bytes(),
+        body,
+    ];
+    for part in parts {
+        table
+            .extend_from_slice(part)
+            .map_err(|_| BootError::AcpiTables)?;
+    }
+    let sum = checksum(&table);
+    if let Some(byte) = table.get_mut(9) {
+        *byte = sum;
+    }
+    Ok(table)
+}
+
+/// The root pointer, revision 2, with both its checksums.
+fn rsdp(xsdt: Gpa) -> [u8; 36] {
+    let mut rsdp = [0; 36];
+    rsdp[..8].copy_from_slice(b"RSD PTR ");
+    rsdp[9..15].copy_from_slice(b"STRAND");
+    rsdp[15] = 2;
+    rsdp[20..24].copy_from_slice(&36u32.to_le_bytes());
+    rsdp[24..32].copy_from_slice(&xsdt.raw().to_le_bytes());
+    rsdp[8] = checksum(&rsdp[..20]);
+    rsdp[32] = checksum(&rsdp);
+    rsdp
+}
+
+/// The byte that makes the sum zero.
+fn checksum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0u8, |sum, byte| sum.wrapping_sub(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::with_memory;
+    use super::*;
+
+    fn bytes_at<const N: usize>(memory: &GuestMemory<'_, impl PhysMemory>, at: u64) -> [u8; N] {
+        let mut bytes = [0; N];
+        memory.read(Gpa::new(at), &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn every_sum_is_zero_and_every_table_is_listed() {
+        with_memory(|memory| {
+            let (start, end) = (Gpa::new(0xe_0000), Gpa::new(0xf_8000));
+            let extra = table(*b"DMAR", 1, &[7; 12]).unwrap();
+            let rsdp: [u8; 36] =
+                bytes_at(memory, write(memory, start, end, &[&extra]).unwrap().raw());
+            assert_eq!(checksum(&rsdp[..20]), 0);
+            assert_eq!(checksum(&rsdp), 0);
+            let xsdt_at = u64::from_le_bytes(rsdp[24..32].try_into().unwrap());
+            let xsdt: [u8; HEADER + 16] = bytes_at(memory, xsdt_at);
+            assert_eq!(&xsdt[..4], b"XSDT");
+            assert_eq!(checksum(&xsdt), 0);
+            let pointer = |at: usize| u64::from_le_bytes(xsdt[at..at + 8].try_into().unwrap());
+            let madt: [u8; HEADER + 16] = bytes_at(memory, pointer(HEADER));
+            assert_eq!((&madt[..4], checksum(&madt)), (&b"APIC"[..], 0));
+            let dmar: [u8; 4] = bytes_at(memory, pointer(HEADER + 8));
+            assert_eq!(&dmar, b"DMAR");
+        });
+    }
+
+    #[test]
+    fn more_tables_than_can_be_listed_are_refused() {
+        with_memory(|memory| {
+            let (start, end) = (Gpa::new(0xe_0000), Gpa::new(0xf_8000));
+            let table: &[u8] = &[0; 36];
+            assert!(write(memory, start, end, &[table; MAX_EXTRA]).is_ok());
+            let refused = write(memory, start, end, &[table; MAX_EXTRA + 1]);
+            assert_eq!(refused, Err(BootError::AcpiTables));
+        });
+    }
+}

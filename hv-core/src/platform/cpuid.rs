@@ -1,0 +1,168 @@
+//! Which CPU the guest sees: a list of what is offered, as data.
+//!
+//! A bit is offered only if the host has it and the list names it, so a feature
+//! nobody thought of stays hidden. Not offered are: SVM (no nested guests), XSAVE
+//! and all that needs it (AVX and later), MTRRs and machine checks (no such MSRs),
+//! RDTSCP and RDPID (TSC_AUX is not switched), MONITOR, PCID and INVPCID, the
+//! TSC-deadline timer, performance counters.
+
+use crate::vcpu::VcpuState;
+use crate::vcpu::gpr::{RAX, RBX, RCX, RDX};
+use raw_cpuid::CpuIdResult;
+
+/// Executes CPUID on the host with a leaf and a subleaf.
+pub type HostCpuid = fn(u32, u32) -> CpuIdResult;
+
+/// The leaf of the hypervisor's signature.
+const SIGNATURE_LEAF: u32 = 0x4000_0000;
+/// The signature, as EBX, ECX, EDX spell it.
+const SIGNATURE: [u8; 12] = *b"StrandlineHV";
+/// Leaf 1 ECX: a hypervisor is present.
+const HYPERVISOR: u32 = 1 << 31;
+/// Leaf 1 ECX: x2APIC. Ours, whatever the host has.
+const X2APIC: u32 = 1 << 21;
+
+/// The bits of one leaf that are passed through.
+struct Offer {
+    leaf: u32,
+    eax: u32,
+    ebx: u32,
+    ecx: u32,
+    edx: u32,
+}
+
+/// A leaf that is passed through whole.
+const fn whole(leaf: u32) -> Offer {
+    offer(leaf, [u32::MAX; 4])
+}
+
+const fn offer(leaf: u32, [eax, ebx, ecx, edx]: [u32; 4]) -> Offer {
+    Offer {
+        leaf,
+        eax,
+        ebx,
+        ecx,
+        edx,
+    }
+}
+
+/// Leaf 1 ECX: SSE3, PCLMULQDQ, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT,
+/// AES, RDRAND.
+const LEAF_1_ECX: u32 =
+    1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 25 | 1 << 30;
+/// Leaf 1 EDX: FPU, VME, DE, PSE, TSC, MSR, PAE, CX8, APIC, SEP, PGE, CMOV, PAT,
+/// PSE36, CLFLUSH, MMX, FXSR, SSE, SSE2.
+const LEAF_1_EDX: u32 =
+    0x37f | 1 << 11 | 1 << 13 | 1 << 15 | 1 << 16 | 1 << 17 | 1 << 19 | 7 << 23 | 1 << 26;
+/// Leaf 7 EBX: FSGSBASE, BMI1, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, CLFLUSHOPT,
+/// CLWB, SHA.
+const LEAF_7_EBX: u32 =
+    1 | 1 << 3 | 1 << 7 | 1 << 8 | 1 << 9 | 7 << 18 | 1 << 23 | 1 << 24 | 1 << 29;
+/// Leaf 8000_0001h ECX: LAHF, LZCNT, SSE4A, misaligned SSE, PREFETCHW.
+const EXTENDED_ECX: u32 = 1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
+/// Leaf 8000_0001h EDX: those of leaf 1, SYSCALL, NX, MMXEXT, 1 GiB pages, LM.
+const EXTENDED_EDX: u32 =
+    (LEAF_1_EDX & 0x0183_f3ff) | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 26 | 1 << 29;
+
+const OFFERS: [Offer; 9] = [
+    offer(1, [u32::MAX, 0x0000_ff00, LEAF_1_ECX, LEAF_1_EDX]),
+    offer(7, [0, LEAF_7_EBX, 0, 0]),
+    offer(0x8000_0001, [u32::MAX, 0, EXTENDED_ECX, EXTENDED_EDX]),
+    whole(0x8000_0002),
+    whole(0x8000_0003),
+    whole(0x8000_0004),
+    whole(0x8000_0005),
+    whole(0x8000_0006),
+    offer(0x8000_0008, [0xffff, 0, 0, 0]),
+];
+
+/// Carries out CPUID for the guest.
+pub fn execute(state: &mut VcpuState, host: HostCpuid) {
+    let result = answer(state.gpr32(RAX), state.gpr32(RCX), host);
+    state.gpr[RAX] = u64::from(result.eax);
+    state.gpr[RBX] = u64::from(result.ebx);
+    state.gpr[RCX] = u64::from(result.ecx);
+    state.gpr[RDX] = u64::from(result.edx);
+}
+
+/// What a guest reads from a leaf. Leaves not listed read as zero.
+pub fn answer(leaf: u32, subleaf: u32, host: HostCpuid) -> CpuIdResult {
+    let zero = CpuIdResult {
+        eax: 0,
+        ebx: 0,
+        ecx: 0,
+        edx: 0,
+    };
+    match leaf {
+        0 | 0x8000_0000 => CpuIdResult {
+            eax: if leaf == 0 { 7 } else { 0x8000_0008 },
+            ..host(leaf, 0)
+        },
+        SIGNATURE_LEAF => {
+            let word =
+                |at: usize| u32::from_le_bytes(core::array::from_fn(|byte| SIGNATURE[at + byte]));
+            CpuIdResult {
+                eax: SIGNATURE_LEAF,
+                ebx: word(0),
+                ecx: word(4),
+                edx: word(8),
+            }
+        }
+        7 if subleaf != 0 => zero,
+        _ => OFFERS
+            .iter()
+            .find(|offer| offer.leaf == leaf)
+            .map_or(zero, |offer| {
+                let host = host(leaf, subleaf);
+                let ours = if leaf == 1 { HYPERVISOR | X2APIC } else { 0 };
+                CpuIdResult {
+                    eax: host.eax & offer.eax,
+                    ebx: host.ebx & offer.ebx,
+                    ecx: host.ecx & offer.ecx | ours,
+                    edx: host.edx & offer.edx,
+                }
+            }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host that has everything.
+    fn all(_: u32, _: u32) -> CpuIdResult {
+        CpuIdResult {
+            eax: u32::MAX,
+            ebx: u32::MAX,
+            ecx: u32::MAX,
+            edx: u32::MAX,
+        }
+    }
+
+    #[test]
+    fn what_the_guest_cannot_have_is_hidden_even_if_the_host_has_it() {
+        let one = answer(1, 0, all);
+        for hidden in [3, 5, 17, 24, 26, 27, 28] {
+            assert_eq!(one.ecx & 1 << hidden, 0, "leaf 1 ECX {hidden}");
+        }
+        for hidden in [7, 12, 14, 28] {
+            assert_eq!(one.edx & 1 << hidden, 0, "leaf 1 EDX {hidden}");
+        }
+        assert_eq!(one.ebx >> 24, 0, "the APIC id is 0");
+        let extended = answer(0x8000_0001, 0, all);
+        assert_eq!(extended.ecx & 1 << 2, 0, "SVM");
+        assert_eq!(extended.edx & 1 << 27, 0, "RDTSCP");
+        assert_ne!(extended.edx & 1 << 29, 0, "long mode");
+        assert_ne!(extended.edx & 1 << 20, 0, "NX");
+        for leaf in [0xd, 0x14, 0x8000_000a, 0x8000_001f, 0x4000_0001] {
+            let result = answer(leaf, 0, all);
+            assert_eq!([result.eax, result.ebx, result.ecx, result.edx], [0; 4]);
+        }
+    }
+
+    #[test]
+    fn the_guest_is_told_that_it_runs_under_this_hypervisor() {
+        assert_ne!(answer(1, 0, all).ecx & HYPERVISOR, 0);
+        assert_eq!(answer(SIGNATURE_LEAF, 0, all).ebx.to_le_bytes(), *b"Stra");
+    }
+}

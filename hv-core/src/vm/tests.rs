@@ -1,0 +1,339 @@
+//! Exit handling against a CPU that plays a script.
+
+use super::*;
+use crate::addr::Hpa;
+use crate::memory::{FramePool, Slot};
+use crate::platform::pci::PciBus;
+use crate::testing::Arena;
+use crate::{Gfn, PAGE_SIZE};
+use core::sync::atomic::AtomicU64;
+use raw_cpuid::CpuIdResult;
+use std::vec::Vec;
+
+/// A CPU whose exits are given beforehand, and that notes how it was entered.
+struct Script {
+    exits: std::collections::VecDeque<Exit>,
+    entries: Vec<(Entry, VcpuState)>,
+    tsc: u64,
+}
+
+impl Vcpu for &mut Script {
+    fn run(&mut self, state: &mut VcpuState, entry: Entry) -> Exit {
+        self.entries.push((entry, *state));
+        state.pending = Pending::NONE;
+        self.exits.pop_front().unwrap_or(Exit::HostInterrupt)
+    }
+
+    fn set_tsc(&mut self, value: u64) {
+        self.tsc = value;
+    }
+}
+
+fn host_cpuid(_: u32, _: u32) -> CpuIdResult {
+    CpuIdResult {
+        eax: u32::MAX,
+        ebx: u32::MAX,
+        ecx: u32::MAX,
+        edx: u32::MAX,
+    }
+}
+
+#[derive(Default)]
+struct Registers(Vec<(u64, u8, Option<u64>)>);
+
+impl MmioDevice for Registers {
+    fn read(&mut self, offset: u64, width: u8) -> u64 {
+        self.0.push((offset, width, None));
+        0x8899_aabb_ccdd_eeff
+    }
+    fn write(&mut self, offset: u64, width: u8, value: u64) {
+        self.0.push((offset, width, Some(value)));
+    }
+}
+
+type TestVm<'a> = Vm<'a, Arena, &'a mut Script>;
+
+/// A guest of 16 frames in 64-bit mode whose linear addresses are mapped 1:1 by
+/// tables at 0x1000, with its code at 0x4ffe, across a page boundary.
+fn with_vm(exits: &[Exit], test: impl FnOnce(&mut TestVm<'_>, &GuestMemory<'_, Arena>)) -> Script {
+    let arena = Arena::new(Hpa::new(0x10_0000), 32);
+    let words: [AtomicU64; 2] = Default::default();
+    let log = DirtyLog::new(&words, 16);
+    let mut memory = GuestMemory::new(&arena, &log);
+    let slot = Slot {
+        gfn: Gfn::new(0),
+        hpa: arena.start(),
+        frames: 16,
+    };
+    memory.add_slot(slot).unwrap();
+    for (at, entry) in [(0x1000, 0x2003u64), (0x2000, 0x3003), (0x3000, 0x83)] {
+        memory.write(Gpa::new(at), &entry.to_le_bytes()).unwrap();
+    }
+    let pool = FramePool::new(Hpa::new(arena.start().raw() + 16 * PAGE_SIZE), 16);
+    let mut tables = NestedTables::new(&arena, pool).unwrap();
+    tables.map_ram(&slot).unwrap();
+    let mut state = VcpuState::pvh(CODE, 0);
+    state.cr0 |= 1 << 31;
+    state.cr3 = 0x1000;
+    state.cr4 = 1 << 5;
+    state.efer = 0x500;
+    state.cs.attributes = 0xa9b;
+    state.validate().unwrap();
+    let mut script = Script {
+        exits: exits.iter().copied().collect(),
+        entries: Vec::new(),
+        tsc: 0,
+    };
+    let platform = Platform::new(host_cpuid, PciBus::new());
+    test(
+        &mut Vm::new(&memory, tables, &mut script, state, platform),
+        &memory,
+    );
+    script
+}
+
+const CODE: u32 = 0x4ffe;
+
+fn run(vm: &mut TestVm<'_>) -> Event {
+    let mut outside = Outside {
+        mmio: &mut [],
+        console: &mut |_| {},
+    };
+    vm.run(&mut outside)
+}
+
+fn instruction(what: Intercepted) -> Exit {
+    Exit::Instruction {
+        what,
+        next_rip: u64::from(CODE) + 2,
+    }
+}
+
+fn fault(gpa: u64) -> NestedFault {
+    NestedFault {
+        gpa: Gpa::new(gpa),
+        write: true,
+        fetch: false,
+        table_walk: false,
+        in_delivery: false,
+    }
+}
+
+fn enable_apic(vm: &mut TestVm<'_>) {
+    let apic = &mut vm.platform.apic;
+    apic.set_base(apic.base() | 1 << 10).unwrap();
+    apic.write(0x80f, 0x1ff).unwrap();
+}
+
+const MSI: Msi = Msi {
+    address: 0xfee0_0000,
+    data: 0x41,
+};
+
+#[test]
+fn an_unknown_msr_is_a_protection_fault_at_the_instruction() {
+    let script = with_vm(&[instruction(Intercepted::ReadMsr)], |vm, _| {
+        vm.state.gpr[RCX] = 0x1234;
+        assert_eq!(run(vm), Event::Interrupted);
+    });
+    let (_, state) = &script.entries[1];
+    assert_eq!(state.pending, Pending::GP);
+    assert_eq!(state.rip, u64::from(CODE));
+}
+
+#[test]
+fn a_missing_instruction_is_an_invalid_opcode() {
+    let script = with_vm(&[instruction(Intercepted::Missing)], |vm, _| {
+        run(vm);
+    });
+    assert_eq!(script.entries[1].1.pending, Pending::UD);
+}
+
+#[test]
+fn the_debug_exit_port_ends_the_guest() {
+    let out = IoAccess {
+        port: 0xf4,
+        width: 4,
+        is_in: false,
+        is_string: false,
+    };
+    with_vm(&[instruction(Intercepted::Io(out))], |vm, _| {
+        vm.state.gpr[RAX] = 0x10;
+        assert_eq!(run(vm), Event::GuestExit(0x10));
+    });
+}
+
+#[test]
+fn ports_without_a_device_read_all_ones_in_their_width_only() {
+    let read = IoAccess {
+        port: 0x70,
+        width: 1,
+        is_in: true,
+        is_string: false,
+    };
+    with_vm(&[instruction(Intercepted::Io(read))], |vm, _| {
+        vm.state.gpr[RAX] = 0x1100;
+        run(vm);
+        assert_eq!(vm.state.gpr[RAX], 0x11ff);
+    });
+}
+
+#[test]
+fn a_move_to_a_region_of_the_image_reaches_it_across_a_page_boundary() {
+    // mov dword [rdi], 0x11223344
+    let exits = [Exit::NestedFault(fault(0xfed9_0010))];
+    let mut registers = Registers::default();
+    with_vm(&exits, |vm, memory| {
+        let code = [0xc7, 0x07, 0x44, 0x33, 0x22, 0x11];
+        memory.write(Gpa::new(CODE.into()), &code).unwrap();
+        let mut outside = Outside {
+            mmio: &mut [MmioRegion {
+                gpa: Gpa::new(0xfed9_0000),
+                bytes: 0x1000,
+                device: &mut registers,
+            }],
+            console: &mut |_| {},
+        };
+        assert_eq!(vm.run(&mut outside), Event::MmioDone);
+        assert_eq!(vm.state.rip, u64::from(CODE) + 6);
+    });
+    assert_eq!(registers.0, [(0x10, 4, Some(0x1122_3344))]);
+}
+
+#[test]
+fn a_read_extends_as_the_instruction_says() {
+    // movsx rax, byte [rdi]; then mov eax, [rdi], where nothing is.
+    let exits = [
+        Exit::NestedFault(fault(0xfed9_0fff)),
+        Exit::NestedFault(fault(0xfed9_0ffd)),
+    ];
+    let mut registers = Registers::default();
+    with_vm(&exits, |vm, memory| {
+        let code = [0x48, 0x0f, 0xbe, 0x07, 0x8b, 0x07];
+        memory.write(Gpa::new(CODE.into()), &code).unwrap();
+        let mut outside = Outside {
+            mmio: &mut [MmioRegion {
+                gpa: Gpa::new(0xfed9_0000),
+                bytes: 0x1000,
+                device: &mut registers,
+            }],
+            console: &mut |_| {},
+        };
+        assert_eq!(vm.run(&mut outside), Event::MmioDone);
+        assert_eq!(vm.state.gpr[RAX], u64::MAX);
+        // The second access ends past the region: nobody answers.
+        assert_eq!(vm.run(&mut outside), Event::Interrupted);
+        assert_eq!(vm.state.gpr[RAX], 0xffff_ffff);
+    });
+    assert_eq!(registers.0, [(0xfff, 1, None)]);
+}
+
+#[test]
+fn what_a_cpu_cannot_go_on_from_ends_this_guest_only() {
+    let gpa = Gpa::new(0x9000_0000);
+    let rip = u64::from(CODE);
+    let fetch = NestedFault {
+        fetch: true,
+        ..fault(gpa.raw())
+    };
+    let walk = NestedFault {
+        table_walk: true,
+        ..fault(gpa.raw())
+    };
+    for (exit, error) in [
+        (Exit::Shutdown, GuestError::TripleFault { rip }),
+        (Exit::InvalidState, GuestError::InvalidState { rip }),
+        (
+            Exit::NestedFault(fetch),
+            GuestError::CpuOutsideMemory { gpa },
+        ),
+        (
+            Exit::NestedFault(walk),
+            GuestError::CpuOutsideMemory { gpa },
+        ),
+        // Zeros: add [rax], al.
+        (
+            Exit::NestedFault(fault(gpa.raw())),
+            GuestError::Instruction { rip, gpa },
+        ),
+        (
+            Exit::Unexpected(0x63),
+            GuestError::Unexpected { code: 0x63, rip },
+        ),
+    ] {
+        with_vm(&[exit], |vm, _| {
+            assert_eq!(run(vm), Event::Fatal(error));
+        });
+    }
+}
+
+#[test]
+fn an_interrupt_waits_for_its_window() {
+    let script = with_vm(&[Exit::InterruptWindow], |vm, _| {
+        enable_apic(vm);
+        vm.inject_msi(MSI);
+        // Interrupts are off: only a window is asked for. The scripted CPU cannot
+        // change its flags, so it is asked again.
+        assert_eq!(run(vm), Event::Interrupted);
+        vm.state.rflags |= 1 << 9;
+        assert_eq!(run(vm), Event::Interrupted);
+    });
+    let windows: Vec<bool> = script
+        .entries
+        .iter()
+        .map(|(e, _)| e.interrupt_window)
+        .collect();
+    assert_eq!(windows, [true, true, false]);
+    assert_eq!(script.entries[2].1.pending, Pending::interrupt(0x41));
+}
+
+#[test]
+fn a_halted_guest_sleeps_until_an_interrupt_it_can_take() {
+    let script = with_vm(&[instruction(Intercepted::Halt)], |vm, _| {
+        enable_apic(vm);
+        vm.state.rflags |= 1 << 9;
+        assert_eq!(run(vm), Event::Halted);
+        assert_eq!(run(vm), Event::Halted);
+        vm.inject_msi(MSI);
+        assert_eq!(run(vm), Event::Interrupted);
+    });
+    assert_eq!(script.entries.len(), 2);
+    assert_eq!(script.entries[1].1.pending, Pending::interrupt(0x41));
+    assert_eq!(script.entries[1].1.rip, u64::from(CODE) + 2);
+}
+
+#[test]
+fn a_harvest_is_followed_by_one_flush() {
+    let script = with_vm(&[], |vm, _| {
+        run(vm);
+        vm.start_tracking().unwrap();
+        run(vm);
+        run(vm);
+    });
+    let flushes: Vec<bool> = script.entries.iter().map(|(e, _)| e.flush_tlb).collect();
+    assert_eq!(flushes, [true, true, false]);
+}
+
+#[test]
+fn a_saved_guest_goes_on_elsewhere_and_a_bad_state_changes_nothing() {
+    let mut saved = None;
+    with_vm(&[], |vm, _| {
+        enable_apic(vm);
+        vm.inject_msi(MSI);
+        vm.state.gpr[3] = 0xabcd;
+        vm.state.tsc = 77;
+        saved = Some(vm.save());
+    });
+    let state = VmState::read_from_bytes(saved.unwrap().as_bytes()).unwrap();
+    let script = with_vm(&[], |vm, _| {
+        let before = vm.save();
+        let mut bad = state;
+        bad.vcpu.cr0 |= 1 << 50;
+        assert!(matches!(vm.restore(&bad), Err(RestoreError::Vcpu(_))));
+        assert_eq!(vm.save(), before);
+        vm.restore(&state).unwrap();
+        assert_eq!(vm.save(), state);
+        assert_eq!(vm.platform.apic.deliverable(), Some(0x41));
+    });
+    assert_eq!(script.tsc, 77);
+}
