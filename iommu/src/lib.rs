@@ -14,6 +14,8 @@
 extern crate std;
 
 pub mod addr;
+pub mod dmar;
+pub mod host;
 pub mod space;
 pub mod unit;
 pub mod viommu;

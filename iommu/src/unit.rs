@@ -102,8 +102,8 @@ pub trait HostUnit {
     /// Whether leaves of 2 MiB (level 2) are allowed; 4 KiB ones always are.
     fn has_large_leaves(&self) -> bool;
 
-    /// Whether the unit may cache that a page is not mapped (VT-d: caching mode).
-    /// Then a mapping newly made is sure to be seen only after
+    /// Whether the unit may go on taking a page for not mapped (VT-d: caching mode
+    /// or a write buffer). Then a mapping newly made is sure to be seen only after
     /// [`HostUnit::invalidate`] over it; otherwise at once.
     fn caches_absent(&self) -> bool;
 

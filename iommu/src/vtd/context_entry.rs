@@ -131,6 +131,17 @@ impl ContextEntry {
         flag(raw as u64, 1)
     }
 
+    /// The domain an entry belongs to if it is present, without any check: for
+    /// entries of one's own making.
+    pub const fn domain_of(raw: u128) -> Option<u16> {
+        let (low, high) = halves(raw);
+        if flag(low, 0) {
+            Some(get(high, 8, 16) as u16)
+        } else {
+            None
+        }
+    }
+
     /// The entry in memory. The low twelve bits of the address are dropped.
     pub const fn encode(self) -> u128 {
         let low = 1

@@ -1,0 +1,350 @@
+//! The ACPI table that says where the VT-d units are (VT-d 4.1, chapter 8 "BIOS
+//! Considerations").
+//!
+//! ```text
+//! offset  0  "DMAR"  length  revision  checksum  OEM ids       (ACPI header)
+//!        36  host address width - 1, flags, 10 reserved bytes
+//!        48  remapping structures: type (2), length (2), body
+//!                DRHD (0): a unit      RMRR (1): memory devices must go on reaching
+//! ```
+//!
+//! Firmware is not trusted to be right: [`Dmar::parse`] checks every length, down
+//! to the device scopes, so that reading on cannot fail.
+
+use crate::unit::SourceId;
+use bitflags::bitflags;
+use hv_core::{Gpa, Hpa};
+
+const SIGNATURE: &[u8; 4] = b"DMAR";
+/// Where the remapping structures start.
+const STRUCTURES: usize = 48;
+const DRHD: u16 = 0;
+const RMRR: u16 = 1;
+/// The fixed parts of the structures; device scopes follow.
+const DRHD_SIZE: usize = 16;
+const RMRR_SIZE: usize = 24;
+/// The fixed part of a device scope; its path follows.
+const SCOPE_SIZE: usize = 6;
+/// DRHD flag INCLUDE_PCI_ALL.
+const INCLUDE_PCI_ALL: u8 = 1;
+
+/// Why a table was refused. Offsets are in bytes from the table's start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DmarError {
+    /// It does not start with "DMAR".
+    #[error("the signature is not DMAR")]
+    Signature,
+    /// It says it is shorter than its header, or longer than the memory it is in.
+    #[error("the table's length is wrong")]
+    Length,
+    /// Its bytes do not add up to 0.
+    #[error("the table's checksum is wrong")]
+    Checksum,
+    /// A structure is shorter than its type demands or goes past the table.
+    #[error("the remapping structure at offset {0} has a wrong length")]
+    Structure(usize),
+    /// A device scope is too short, odd, or goes past its structure.
+    #[error("a device scope of the remapping structure at offset {0} has a wrong length")]
+    Scope(usize),
+}
+
+bitflags! {
+    /// The table's flags.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct DmarFlags: u8 {
+        /// Units that can remap interrupts may be used so.
+        const INTERRUPT_REMAPPING = 1 << 0;
+        /// Firmware asks the system to stay out of x2APIC mode.
+        const X2APIC_OPT_OUT = 1 << 1;
+        /// Firmware asks for DMA remapping from early on.
+        const DMA_CONTROL_OPT_IN = 1 << 2;
+    }
+}
+
+/// A checked table.
+#[derive(Clone, Copy, Debug)]
+pub struct Dmar<'t> {
+    host_address_width: u8,
+    flags: DmarFlags,
+    /// All remapping structures, checked.
+    structures: &'t [u8],
+}
+
+impl<'t> Dmar<'t> {
+    /// Checks the table at the start of `bytes`, which may be longer than it.
+    pub fn parse(bytes: &'t [u8]) -> Result<Self, DmarError> {
+        if bytes.get(..4) != Some(SIGNATURE) {
+            return Err(DmarError::Signature);
+        }
+        let table = u32_at(bytes, 4)
+            .and_then(|length| bytes.get(..usize::try_from(length).ok()?))
+            .ok_or(DmarError::Length)?;
+        let [width, flags] = *table
+            .get(36..STRUCTURES)
+            .and_then(|fields| fields.first_chunk())
+            .ok_or(DmarError::Length)?;
+        if table
+            .iter()
+            .fold(0, |sum: u8, byte| sum.wrapping_add(*byte))
+            != 0
+        {
+            return Err(DmarError::Checksum);
+        }
+        let structures = table.get(STRUCTURES..).ok_or(DmarError::Length)?;
+        check(structures)?;
+        Ok(Self {
+            host_address_width: width.saturating_add(1),
+            flags: DmarFlags::from_bits_truncate(flags),
+            structures,
+        })
+    }
+
+    /// How many physical address bits the platform has for DMA.
+    pub fn host_address_width(&self) -> u8 {
+        self.host_address_width
+    }
+
+    /// The table's flags.
+    pub fn flags(&self) -> DmarFlags {
+        self.flags
+    }
+
+    /// The units, in the table's order. One with explicit scopes for a device goes
+    /// before the one for all the rest.
+    pub fn units(&self) -> impl Iterator<Item = Drhd<'t>> + use<'t> {
+        structures(self.structures).filter_map(Drhd::read)
+    }
+
+    /// The unit for all devices of a PCI segment that no other unit names.
+    pub fn catch_all(&self, segment: u16) -> Option<Drhd<'t>> {
+        self.units()
+            .find(|unit| unit.include_all && unit.segment == segment)
+    }
+
+    /// Memory that firmware lets some devices use behind the system's back. Such a
+    /// device cannot be passed through as long as it does.
+    pub fn reserved_regions(&self) -> impl Iterator<Item = Rmrr<'t>> + use<'t> {
+        structures(self.structures).filter_map(Rmrr::read)
+    }
+}
+
+/// DRHD: a remapping unit (8.3).
+#[derive(Clone, Copy, Debug)]
+pub struct Drhd<'t> {
+    /// INCLUDE_PCI_ALL: it serves all devices of its segment that no other unit
+    /// names.
+    pub include_all: bool,
+    /// The PCI segment.
+    pub segment: u16,
+    /// Where its registers are.
+    pub registers: Hpa,
+    scopes: &'t [u8],
+}
+
+impl<'t> Drhd<'t> {
+    fn read(structure: Structure<'t>) -> Option<Self> {
+        if structure.kind != DRHD {
+            return None;
+        }
+        Some(Self {
+            include_all: structure.bytes.get(4)? & INCLUDE_PCI_ALL != 0,
+            segment: u16_at(structure.bytes, 6)?,
+            registers: Hpa::new(u64_at(structure.bytes, 8)?),
+            scopes: structure.bytes.get(DRHD_SIZE..)?,
+        })
+    }
+
+    /// The devices it names.
+    pub fn scopes(&self) -> impl Iterator<Item = DeviceScope<'t>> + use<'t> {
+        scopes(self.scopes)
+    }
+}
+
+/// RMRR: a reserved memory region (8.4).
+#[derive(Clone, Copy, Debug)]
+pub struct Rmrr<'t> {
+    /// The PCI segment of its devices.
+    pub segment: u16,
+    /// The first byte.
+    pub base: Hpa,
+    /// The last byte, as firmware says; it may even lie before the first.
+    pub limit: Hpa,
+    scopes: &'t [u8],
+}
+
+impl<'t> Rmrr<'t> {
+    fn read(structure: Structure<'t>) -> Option<Self> {
+        if structure.kind != RMRR {
+            return None;
+        }
+        Some(Self {
+            segment: u16_at(structure.bytes, 6)?,
+            base: Hpa::new(u64_at(structure.bytes, 8)?),
+            limit: Hpa::new(u64_at(structure.bytes, 16)?),
+            scopes: structure.bytes.get(RMRR_SIZE..)?,
+        })
+    }
+
+    /// The devices that use it.
+    pub fn scopes(&self) -> impl Iterator<Item = DeviceScope<'t>> + use<'t> {
+        scopes(self.scopes)
+    }
+}
+
+/// A device, or all devices behind a bridge (8.3.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeviceScope<'t> {
+    /// 1 PCI endpoint, 2 all behind a bridge, 3 IOAPIC, 4 HPET, 5 ACPI device.
+    pub kind: u8,
+    /// The APIC id, HPET number or ACPI device number of kinds 3 to 5.
+    pub enumeration_id: u8,
+    /// The bus the path starts on.
+    pub start_bus: u8,
+    /// Device and function of each bridge on the way, and of the device at last.
+    pub path: &'t [[u8; 2]],
+}
+
+impl DeviceScope<'_> {
+    /// The requester id of a PCI endpoint (kind 1) that lies on the start bus
+    /// itself; `None` for any other scope.
+    pub fn endpoint(&self) -> Option<SourceId> {
+        match self.path {
+            [[device @ 0..32, function @ 0..8]] if self.kind == 1 => Some(SourceId::new(
+                u16::from(self.start_bus) << 8 | u16::from(device << 3 | function),
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// What a guest is told of its one emulated unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestUnit {
+    /// Where the unit's registers are; page aligned.
+    pub registers: Gpa,
+    /// How many physical address bits the guest has for DMA, from 1 to 64.
+    pub host_address_width: u8,
+}
+
+impl GuestUnit {
+    /// The size of the table that [`GuestUnit::table`] makes.
+    pub const TABLE_SIZE: usize = STRUCTURES + DRHD_SIZE;
+
+    /// The guest's DMAR table: one unit for every device of segment 0, without
+    /// interrupt remapping.
+    pub fn table(&self) -> [u8; Self::TABLE_SIZE] {
+        let mut table = [0; Self::TABLE_SIZE];
+        let mut put = |at: usize, bytes: &[u8]| {
+            table[at..at + bytes.len()].copy_from_slice(bytes);
+        };
+        put(0, SIGNATURE);
+        put(4, &(Self::TABLE_SIZE as u32).to_le_bytes());
+        // Revision 1, checksum 0 for now, OEM id, OEM table id, OEM revision,
+        // creator id, creator revision.
+        put(
+            8,
+            b"\x01\x00STRANDSTRANDLN\x01\x00\x00\x00STRL\x01\x00\x00\x00",
+        );
+        put(36, &[self.host_address_width.saturating_sub(1)]);
+        put(STRUCTURES, &DRHD.to_le_bytes());
+        put(STRUCTURES + 2, &(DRHD_SIZE as u16).to_le_bytes());
+        put(STRUCTURES + 4, &[INCLUDE_PCI_ALL]);
+        put(STRUCTURES + 8, &self.registers.raw().to_le_bytes());
+        let sum = table
+            .iter()
+            .fold(0, |sum: u8, byte| sum.wrapping_add(*byte));
+        table[9] = sum.wrapping_neg();
+        table
+    }
+}
+
+/// A remapping structure, with its header.
+#[derive(Clone, Copy)]
+struct Structure<'t> {
+    kind: u16,
+    bytes: &'t [u8],
+}
+
+/// The structure at the start of `bytes`, and the rest. A length of at least the
+/// header makes every step go forward.
+fn first_structure(bytes: &[u8]) -> Option<(Structure<'_>, &[u8])> {
+    let kind = u16_at(bytes, 0)?;
+    let length = usize::from(u16_at(bytes, 2)?);
+    let least = match kind {
+        DRHD => DRHD_SIZE,
+        RMRR => RMRR_SIZE,
+        _ => 4,
+    };
+    let (bytes, rest) = bytes.split_at_checked(length)?;
+    (length >= least).then_some((Structure { kind, bytes }, rest))
+}
+
+/// The device scope at the start of `bytes`, and the rest.
+fn first_scope(bytes: &[u8]) -> Option<(DeviceScope<'_>, &[u8])> {
+    let length = usize::from(*bytes.get(1)?);
+    let (scope, rest) = bytes.split_at_checked(length)?;
+    let (fixed, path) = scope.split_first_chunk::<SCOPE_SIZE>()?;
+    let (path, []) = path.as_chunks() else {
+        return None;
+    };
+    let [kind, _, _, _, enumeration_id, start_bus] = *fixed;
+    let scope = DeviceScope {
+        kind,
+        enumeration_id,
+        start_bus,
+        path,
+    };
+    Some((scope, rest))
+}
+
+/// Goes through all structures, and all scopes of those that are used.
+fn check(structures: &[u8]) -> Result<(), DmarError> {
+    let mut rest = structures;
+    while !rest.is_empty() {
+        let offset = STRUCTURES + structures.len() - rest.len();
+        let (structure, after) = first_structure(rest).ok_or(DmarError::Structure(offset))?;
+        let mut scopes = match structure.kind {
+            DRHD => structure.bytes.get(DRHD_SIZE..),
+            RMRR => structure.bytes.get(RMRR_SIZE..),
+            _ => None,
+        }
+        .unwrap_or_default();
+        while !scopes.is_empty() {
+            (_, scopes) = first_scope(scopes).ok_or(DmarError::Scope(offset))?;
+        }
+        rest = after;
+    }
+    Ok(())
+}
+
+fn structures(mut rest: &[u8]) -> impl Iterator<Item = Structure<'_>> {
+    core::iter::from_fn(move || {
+        let (structure, after) = first_structure(rest)?;
+        rest = after;
+        Some(structure)
+    })
+}
+
+fn scopes(mut rest: &[u8]) -> impl Iterator<Item = DeviceScope<'_>> {
+    core::iter::from_fn(move || {
+        let (scope, after) = first_scope(rest)?;
+        rest = after;
+        Some(scope)
+    })
+}
+
+fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk().copied()
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes_at(bytes, at).map(u16::from_le_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes_at(bytes, at).map(u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes_at(bytes, at).map(u64::from_le_bytes)
+}

@@ -1,0 +1,3 @@
+//! Drivers for host remapping units.
+
+pub mod vtd;
