@@ -108,6 +108,12 @@ fn faults_and_interrupts_nobody_has_seen_yet_go_along() {
 fn a_unit_that_was_in_use_forgets_its_former_life() {
     let mut machine = busy();
     machine.settle();
+    let state = machine.unit.save();
+    machine.set_leaf(TABLE_A, 8, 0);
+    machine.unit.restore(&state).unwrap();
+    machine.settle();
+    assert!(machine.pages(NIC).is_empty(), "the shadow is built anew");
+
     let fresh = VtdUnit::new(&config()).save();
     machine.unit.restore(&fresh).unwrap();
     machine.settle();

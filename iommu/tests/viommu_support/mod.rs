@@ -65,6 +65,8 @@ pub struct FakeSpace {
     pub max_pages: usize,
     pub max_domains: usize,
     pub address_width: u8,
+    /// There is room for more context entries.
+    pub has_entries: bool,
     /// The unit does not answer any more.
     pub is_lost: bool,
     next: u16,
@@ -76,6 +78,7 @@ impl FakeSpace {
             max_pages: 4096,
             max_domains: 16,
             address_width: 48,
+            has_entries: true,
             ..Self::default()
         }
     }
@@ -167,6 +170,9 @@ impl DmaSpace for FakeSpace {
     fn attach(&mut self, device: SourceId, to: Attachment) -> Result<(), SpaceError> {
         self.call()?;
         self.attaches += 1;
+        if !self.has_entries && to != Attachment::Blocked {
+            return Err(SpaceError::Unit(UnitError::OutOfMemory));
+        }
         if let Attachment::Domain(domain) = to {
             self.pages(domain);
         }

@@ -212,7 +212,7 @@ impl Viommu for VtdUnit {
                     .is_ok_and(|context| context.silent),
             },
         };
-        if refusal.silent && refusal.reason.is_qualified() {
+        if refusal.silent {
             return;
         }
         self.registers.faults.record(FaultRecord {

@@ -26,7 +26,8 @@ const INDEX_BITS: u32 = 9;
 pub(super) struct Refusal {
     /// Why.
     pub(super) reason: FaultReason,
-    /// The context entry says that its faults are not to be recorded.
+    /// There is a context entry, and it says that its faults are not to be
+    /// recorded (FPD).
     pub(super) silent: bool,
 }
 
