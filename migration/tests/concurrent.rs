@@ -16,7 +16,7 @@ use std::task::Poll;
 use std::thread;
 use std::time::Instant;
 
-const FRAMES: u64 = 64;
+const FRAMES: u64 = 2_048;
 
 struct WallClock(Instant);
 
@@ -35,17 +35,19 @@ struct Guest {
 }
 
 impl Guest {
-    /// Writes page after page, marking each after the write, until told to pause.
+    /// Writes each page once, in a scattered order, and marks it after the write:
+    /// no later write covers up for a mark that was lost.
     fn run(&self) {
-        let mut value = 1u64;
-        while !self.pause.load(Ordering::SeqCst) {
-            value = value
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            let gfn = (value >> 33) % FRAMES;
-            let word = (value >> 50) as usize % 512;
-            self.memory[gfn as usize].words()[word].store(value, Ordering::Relaxed);
+        for index in 0..FRAMES {
+            if self.pause.load(Ordering::SeqCst) {
+                break;
+            }
+            let gfn = index * 37 % FRAMES;
+            self.memory[gfn as usize].words()[7].store(index + 1, Ordering::Relaxed);
             self.log.mark(Gfn::new(gfn), DirtySource::Hypervisor);
+            for _ in 0..500 {
+                std::hint::spin_loop();
+            }
         }
         self.paused.store(true, Ordering::SeqCst);
     }

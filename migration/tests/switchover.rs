@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::machines::SECTIONS;
 use common::*;
 use hv_core::dirty::DirtySource;
 use migration::destination::{self, DestinationError, OnMismatch};

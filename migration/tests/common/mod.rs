@@ -7,9 +7,9 @@
     reason = "a module of tests"
 )]
 
-mod machines;
+pub mod machines;
 
-pub use machines::{SECTIONS, ToyDestination, ToySource};
+pub use machines::{ToyDestination, ToySource};
 
 use hv_core::clock::Clock;
 use hv_core::memory::Frame;
