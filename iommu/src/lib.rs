@@ -21,6 +21,7 @@ pub mod dmar;
 mod domain;
 pub mod host;
 pub mod layer;
+pub mod loan;
 pub mod pins;
 pub mod seed;
 pub mod space;

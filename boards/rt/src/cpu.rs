@@ -1,6 +1,6 @@
 //! Waiting.
 
-use x86_64::instructions::{hlt, interrupts};
+use x86_64::instructions::{hlt, interrupts, nop};
 
 /// Lets interrupts in, waits for one, and shuts them out again.
 ///
@@ -9,6 +9,15 @@ use x86_64::instructions::{hlt, interrupts};
 /// holds interrupts back for one instruction), so none is slept through.
 pub fn halt_until_interrupt() {
     interrupts::enable_and_hlt();
+    interrupts::disable();
+}
+
+/// Lets interrupts in that are waiting, and shuts them out again. To be called
+/// with interrupts disabled.
+pub fn accept_interrupts() {
+    interrupts::enable();
+    // STI holds interrupts back for one instruction.
+    nop();
     interrupts::disable();
 }
 

@@ -46,6 +46,13 @@ pub fn take_pending() -> VectorSet {
     }))
 }
 
+/// Lets in what is waiting at the local APIC, and takes what came. Call it with
+/// interrupts disabled; they are disabled again on return.
+pub fn poll() -> VectorSet {
+    cpu::accept_interrupts();
+    take_pending()
+}
+
 /// Waits until at least one vector has come, and takes what came. Call it with
 /// interrupts disabled; they are disabled again on return.
 pub fn wait() -> VectorSet {
