@@ -116,10 +116,10 @@ impl Platform {
                     console(byte);
                 }
             }
-            pci::ADDRESS_PORT..=pci::LAST_PORT => {
-                if self.pci.write_port(access.port, access.width, value) {
-                    return IoEffect::PciChanged;
-                }
+            pci::ADDRESS_PORT..=pci::LAST_PORT
+                if self.pci.write_port(access.port, access.width, value) =>
+            {
+                return IoEffect::PciChanged;
             }
             _ => {}
         }

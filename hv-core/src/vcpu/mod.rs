@@ -10,10 +10,14 @@
 //! So exit handling never touches a VMCB or VMCS, runs in host tests against a
 //! scripted CPU, and migrating a CPU is copying its state.
 
+mod parts;
 mod state;
+mod validate;
 
-pub(crate) use state::{EFER_ALLOWED, EFER_LMA, EFER_LME};
-pub use state::{Fx, Pending, Segment, StateError, VcpuState, gpr};
+pub use parts::{Fx, Pending, Segment};
+pub use state::{VcpuState, gpr};
+pub use validate::StateError;
+pub(crate) use validate::{EFER_ALLOWED, EFER_LMA, EFER_LME};
 
 use crate::Gpa;
 

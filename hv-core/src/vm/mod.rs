@@ -172,7 +172,9 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
         }
     }
 
-    /// Lets the guest run until something needs the image.
+    /// Lets the guest run until something needs the image. Host interrupts are
+    /// disabled on call and on return; each that arrives meanwhile is handled and
+    /// then reported as [`Event::Interrupted`].
     pub fn run(&mut self, outside: &mut Outside<'_, '_>) -> Event {
         loop {
             let Some(interrupt_window) = self.offer_interrupt() else {

@@ -337,3 +337,40 @@ fn a_saved_guest_goes_on_elsewhere_and_a_bad_state_changes_nothing() {
     });
     assert_eq!(script.tsc, 77);
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_port_or_msr_access_panics(
+        accesses in proptest::collection::vec(
+            (0..4u8, 0u16.., 0..3u32, 0u64.., 0u64.., 0u64..), 1..64
+        )
+    ) {
+        let exits: Vec<Exit> = accesses.iter().map(|(kind, port, width, ..)| {
+            // Half of the ports are those of devices.
+            let port = if port & 1 == 0 { 0x3f8 + (port >> 1) % 8 } else { 0xcf8 + (port >> 1) % 8 };
+            let access = IoAccess { port, width: 1 << width, is_in: *kind == 0, is_string: false };
+            instruction(match kind {
+                0 | 1 => Intercepted::Io(access),
+                2 => Intercepted::ReadMsr,
+                _ => Intercepted::WriteMsr,
+            })
+        }).collect();
+        with_vm(&[], |vm, _| {
+            enable_apic(vm);
+            let mut outside = Outside { mmio: &mut [], console: &mut |_| {} };
+            for (exit, (_, _, _, rax, rcx, rdx)) in exits.iter().zip(&accesses) {
+                vm.state.gpr[RAX] = *rax;
+                vm.state.gpr[RCX] = 0x800 + rcx % 0x100;
+                vm.state.gpr[2] = *rdx & 0x1ff;
+                vm.handle(*exit, &mut outside);
+                let state = vm.save();
+                assert_eq!(vm.restore(&state), Ok(()), "{exit:?}");
+                if vm.platform.apic.deliverable().is_some() {
+                    vm.state.pending = Pending::NONE;
+                    vm.offer_interrupt();
+                }
+                vm.state.pending = Pending::NONE;
+            }
+        });
+    }
+}
