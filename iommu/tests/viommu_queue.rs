@@ -5,7 +5,7 @@ mod viommu_support;
 use iommu::Iova;
 use iommu::space::SpaceError;
 use iommu::unit::{SourceId, UnitError};
-use iommu::viommu::Service;
+use iommu::viommu::{Service, Viommu};
 use iommu::vtd::registers::{
     CCMD, FEADDR, FECTL, FEDATA, FSTS, GCMD, ICS, IEADDR, IECTL, IEDATA, IQA, IQT,
 };
