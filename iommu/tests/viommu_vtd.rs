@@ -6,7 +6,7 @@ use hv_core::Gpa;
 use iommu::Iova;
 use iommu::space::{Access, Attachment};
 
-use iommu::viommu::Service;
+use iommu::viommu::{Service, Viommu};
 use iommu::vtd::registers::{GCMD, RTADDR};
 use iommu::vtd::{AddressWidth, ContextCacheScope, Descriptor, FaultReason, Global, IotlbScope};
 use viommu_support::*;

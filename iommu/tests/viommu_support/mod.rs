@@ -13,7 +13,7 @@
 )]
 
 use hv_core::dirty::DirtyLog;
-use hv_core::memory::{GuestMemory, PhysMemory, Slot};
+use hv_core::memory::{GuestMemory, Slot};
 use hv_core::testing::Arena;
 use hv_core::{Gfn, Gpa, Hpa};
 use iommu::space::{Access, Attachment, DmaSpace, MAX_REPLACE, Mapping, Replaced, SpaceError};
@@ -183,9 +183,22 @@ impl DmaSpace for FakeSpace {
 
 /// A guest, its unit, and the host side.
 pub struct Machine {
+    arena: &'static Arena,
+    log: &'static DirtyLog<'static>,
     pub memory: GuestMemory<'static, Arena>,
     pub unit: VtdUnit,
     pub space: FakeSpace,
+}
+
+fn memory(arena: &'static Arena, log: &'static DirtyLog<'static>) -> GuestMemory<'static, Arena> {
+    let mut memory = GuestMemory::new(arena, log);
+    let slot = Slot {
+        gfn: Gfn::new(0),
+        hpa: arena.start(),
+        frames: FRAMES,
+    };
+    memory.add_slot(slot).unwrap();
+    memory
 }
 
 pub fn config() -> VtdConfig {
@@ -206,21 +219,14 @@ impl Machine {
 
     /// As at power on, with IOVAs of that width.
     pub fn of_width(width: AddressWidth) -> Self {
-        const BASE: Hpa = Hpa::new(0x4000_0000);
-        let arena: &'static Arena = Box::leak(Box::new(Arena::new(BASE, FRAMES as usize)));
+        let base = Hpa::new(0x4000_0000);
+        let arena: &'static Arena = Box::leak(Box::new(Arena::new(base, FRAMES as usize)));
         let words = Vec::from_iter((0..8).map(|_| AtomicU64::new(0)));
         let log = Box::leak(Box::new(DirtyLog::new(words.leak(), FRAMES)));
-        let mut memory = GuestMemory::new(arena, log);
-        memory
-            .add_slot(Slot {
-                gfn: Gfn::new(0),
-                hpa: arena.start(),
-                frames: FRAMES,
-            })
-            .unwrap();
-        assert!(arena.frame(BASE).is_some());
         Self {
-            memory,
+            memory: memory(arena, log),
+            arena,
+            log,
             unit: VtdUnit::new(&VtdConfig { width, ..config() }),
             space: FakeSpace::new(),
         }
@@ -254,6 +260,11 @@ impl Machine {
         machine.write(IQA, QUEUE);
         machine.command(Global::QUEUED_INVALIDATION);
         machine.command(Global::QUEUED_INVALIDATION | Global::TRANSLATION);
+    }
+
+    /// The same memory once more, for a driver that holds on to it.
+    pub fn view(&self) -> GuestMemory<'static, Arena> {
+        memory(self.arena, self.log)
     }
 
     pub fn poke(&self, gpa: u64, value: u64) {
