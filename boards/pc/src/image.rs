@@ -2,16 +2,24 @@
 #![allow(unsafe_code)]
 
 use core::fmt::Display;
+use hv_core::PAGE_SHIFT;
+use hv_core::dirty::DirtyLog;
+use hv_core::memory::GuestMemory;
 use log::{error, info};
+use migration::destination::{Destination, DestinationParams, OnMismatch};
+use migration::link::{self, Ring};
+use migration::source::{Source, SourceParams};
+use migration::stream::RECORD_BYTES;
+use spin::Mutex;
 use strandline_pc::budget::Budget;
-use strandline_pc::events;
-use strandline_pc::machine::Machine;
-use strandline_pc::options::{Options, Role};
-use strandline_pc::{tick, vectors};
+use strandline_pc::guest::{Guest, GuestEnd, Payload, Resources, add_memory};
+use strandline_pc::host::Host;
+use strandline_pc::options::{MAX_MEMORY, Options, Role};
+use strandline_pc::{destination, events, source, tick, vectors};
 use strandline_rt::debug_exit::{Exit, exit};
-use strandline_rt::memory_map::FreeMemory;
+use strandline_rt::memory_map::{FreeMemory, OwnedRange};
 use strandline_rt::pci::ConfigPorts;
-use strandline_rt::physical::FirmwareMemory;
+use strandline_rt::physical::{FirmwareMemory, IdentityMemory, shared_words};
 use strandline_rt::{BootInfo, interrupts};
 
 strandline_rt::entry!(main);
@@ -24,8 +32,8 @@ fn main(boot: &'static BootInfo) -> ! {
     let firmware = unsafe { FirmwareMemory::new() };
     // SAFETY: this is an image on a PC, on its only CPU.
     let config = unsafe { ConfigPorts::new() };
-    let machine =
-        Machine::discover(&firmware, config, boot.rsdp()).unwrap_or_else(|error| refuse(&error));
+    let host =
+        Host::discover(&firmware, config, boot.rsdp()).unwrap_or_else(|error| refuse(&error));
     // SAFETY: the only call.
     let mut free = unsafe { FreeMemory::at_boot(boot) };
     let free_bytes = free.bytes();
@@ -36,7 +44,7 @@ fn main(boot: &'static BootInfo) -> ! {
         info!("sabotage: {}", sabotage.name());
         hv_core::sabotage::activate(sabotage);
     }
-    describe(boot, &machine, free_bytes);
+    describe(boot, &host, free_bytes);
     info!("{budget}");
     events::emit(
         "boot",
@@ -48,8 +56,8 @@ fn main(boot: &'static BootInfo) -> ! {
     // The role's own main loop takes over here with `machine`, `budget`, `options`
     // and, as the source, the guest in `boot.module_bytes(0)`.
     match options.role {
-        Role::None => self_check(&machine),
-        Role::Source | Role::Destination => refuse(&"this role is not wired up yet"),
+        Role::None => self_check(&host),
+        Role::Source | Role::Destination => host_guest(boot, &options, &host, budget),
     }
 }
 
@@ -61,18 +69,151 @@ fn refuse(reason: &dyn Display) -> ! {
     exit(Exit::Failure)
 }
 
-fn describe(boot: &BootInfo, machine: &Machine, free: u64) {
+/// How often the tick cuts in, in Hz.
+const TICK_HZ: u32 = 1000;
+
+/// One record of the stream.
+static RECORD: Mutex<[u8; RECORD_BYTES]> = Mutex::new([0; RECORD_BYTES]);
+/// One bit for each page that arrived.
+static ARRIVED: Mutex<[u64; ARRIVED_WORDS]> = Mutex::new([0; ARRIVED_WORDS]);
+const ARRIVED_WORDS: usize = Destination::words_needed(MAX_MEMORY >> PAGE_SHIFT) as usize;
+
+/// Makes the guest of the budget and plays the role.
+fn host_guest(boot: &'static BootInfo, options: &Options<'_>, host: &Host, budget: Budget) -> ! {
+    let mut frames = IdentityMemory::new();
+    let mut own = |range: OwnedRange| {
+        range
+            .into_frames(&mut frames)
+            .unwrap_or_else(|error| refuse(&error))
+    };
+    let guest_memory = own(budget.guest);
+    let nested_tables = own(budget.nested_tables);
+    let iommu_tables = own(budget.iommu_tables);
+    let vcpu = own(budget.vcpu);
+    let log = DirtyLog::new(budget.dirty_log.into_words(), options.memory >> PAGE_SHIFT);
+    let mut memory = GuestMemory::new(&frames, &log);
+    add_memory(&mut memory, guest_memory).unwrap_or_else(|error| refuse(&error));
+    let resources = Resources {
+        frames: &frames,
+        memory: &memory,
+        nested_tables,
+        iommu_tables,
+        vcpu,
+        pins: budget.pin_tracker.into_counters(),
+    };
+    // SAFETY: the link's memory answers since discovery, and belongs to nobody else.
+    let words = unsafe { shared_words(host.link.window) }
+        .unwrap_or_else(|| refuse(&"the link's memory is not usable"));
+
+    let payload = payload(boot, options);
+    let mut guest =
+        Guest::build(host, resources, payload.as_ref()).unwrap_or_else(|error| refuse(&error));
+    tick::start(&host.apic, host.rates, TICK_HZ);
+    let ring = |role| Ring::new(words, role).unwrap_or_else(|error| refuse(&error));
+    let end = match options.role {
+        Role::Destination => receive(
+            &mut guest,
+            options,
+            &mut ring(link::ring::Role::Destination),
+            host,
+        ),
+        Role::Source | Role::None => send(
+            &mut guest,
+            options,
+            &mut ring(link::ring::Role::Source),
+            host,
+        ),
+    };
+    let status = match end {
+        GuestEnd::Exit(status) => u64::from(status),
+        GuestEnd::Error(_) | GuestEnd::Dma(_) => u64::MAX,
+    };
+    info!("{end}");
+    events::emit("guest-exit", &[("status", status.into())]);
+    exit(match status {
+        0 => Exit::Success,
+        _ => Exit::Failure,
+    })
+}
+
+/// The guest's image, which only the source has.
+fn payload<'a>(boot: &'static BootInfo, options: &Options<'a>) -> Option<Payload<'a>> {
+    if options.role != Role::Source {
+        return None;
+    }
+    let image = boot.module_bytes(0).unwrap_or_else(|| {
+        refuse(&"the guest's image is missing: give it as the first boot module")
+    });
+    Some(Payload {
+        image,
+        command_line: options.guest,
+    })
+}
+
+/// Runs the guest until it ends here; does not return when it leaves.
+fn send(
+    guest: &mut Guest<'_>,
+    options: &Options<'_>,
+    link: &mut Ring<'_>,
+    host: &Host,
+) -> GuestEnd {
+    let params = SourceParams {
+        max_bandwidth: options.max_bandwidth.unwrap_or(0),
+        downtime_limit_ms: options.downtime_limit_us / 1000,
+        audit: options.verify,
+        ..SourceParams::default()
+    };
+    let mut record = RECORD.lock();
+    let migration = Source::new(params, &mut record);
+    match source::run(
+        guest,
+        migration,
+        link,
+        &host.clock,
+        options.migrate_after_us,
+    ) {
+        source::End::Guest(end) => end,
+        source::End::Migrated => exit(Exit::Success),
+        source::End::InDoubt => exit(Exit::Failure),
+    }
+}
+
+/// Waits for the guest and runs it until it ends; does not return if it does not
+/// arrive.
+fn receive(
+    guest: &mut Guest<'_>,
+    options: &Options<'_>,
+    link: &mut Ring<'_>,
+    host: &Host,
+) -> GuestEnd {
+    let params = DestinationParams {
+        // A guest that is broken on purpose is let in, so that it can tell itself.
+        on_mismatch: match options.sabotage {
+            None => OnMismatch::Refuse,
+            Some(_) => OnMismatch::Report,
+        },
+        ..DestinationParams::default()
+    };
+    let (mut record, mut arrived) = (RECORD.lock(), ARRIVED.lock());
+    let migration = Destination::new(params, &mut record, &mut *arrived);
+    if let Err(error) = destination::receive(guest, migration, link, &host.clock) {
+        refuse(&error);
+    }
+    destination::run(guest)
+}
+
+fn describe(boot: &BootInfo, host: &Host, free: u64) {
     info!("memory: {} KiB free", free >> 10);
     for module in boot.modules() {
         info!("module: {} bytes at {:#x}", module.bytes, module.start);
     }
     info!(
         "clocks: tsc {} kHz, apic timer {} kHz",
-        machine.rates.tsc_hz / 1000,
-        machine.rates.apic_timer_hz / 1000
+        host.rates.tsc_hz / 1000,
+        host.rates.apic_timer_hz / 1000
     );
-    info!("iommu: DMAR table of {} bytes", machine.dmar().len());
-    for (name, device) in [("device", machine.edu), ("link", machine.link)] {
+    info!("iommu: DMAR table of {} bytes", host.dmar().len());
+    for (name, device) in [("device", host.edu), ("link", host.link)] {
         info!(
             "{name}: {}, {} KiB at {:#x}",
             device.function,
@@ -83,21 +224,21 @@ fn describe(boot: &BootInfo, machine: &Machine, free: u64) {
 }
 
 /// Shows that time passes and interrupts arrive, and ends.
-fn self_check(machine: &Machine) -> ! {
+fn self_check(host: &Host) -> ! {
     use hv_core::clock::Clock;
     const HZ: u32 = 100;
     const TICKS: u32 = 10;
 
-    let start = machine.clock.now_us();
-    tick::start(&machine.apic, machine.rates, HZ);
+    let start = host.clock.now_us();
+    tick::start(&host.apic, host.rates, HZ);
     let mut ticks = 0;
     while ticks < TICKS {
         if interrupts::wait().contains(vectors::TICK) {
             ticks += 1;
         }
     }
-    machine.apic.stop_timer();
-    let took = machine.clock.now_us() - start;
+    host.apic.stop_timer();
+    let took = host.clock.now_us() - start;
     info!("self-check: {TICKS} ticks at {HZ} Hz took {took} us");
     exit(Exit::Success)
 }

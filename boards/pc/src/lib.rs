@@ -11,8 +11,11 @@
 
 pub mod budget;
 pub mod clock;
+pub mod destination;
 pub mod events;
-pub mod machine;
+pub mod guest;
+pub mod host;
 pub mod options;
+pub mod source;
 pub mod tick;
 pub mod vectors;

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use crate::paging::MAPPED_BYTES;
+use core::arch::asm;
 use core::sync::atomic::AtomicU64;
 use heapless::Vec;
 use hv_core::memory::{Frame, PhysMemory};
@@ -181,38 +182,44 @@ impl MmioWindow {
         let inside = end <= self.range.bytes && offset.is_multiple_of(size_of::<T>());
         inside.then(|| (self.range.start as usize + offset) as *mut T)
     }
-
-    /// One access, in program order with all others: volatile keeps the compiler's
-    /// order, and the CPU keeps that of uncached accesses. What is outside the
-    /// window reads as all ones, like an empty bus.
-    fn read<T: From<u32> + core::ops::Not<Output = T>>(&self, offset: usize) -> T {
-        match self.register::<T>(offset) {
-            // SAFETY: within the window, aligned, and mapped; see `new`.
-            Some(register) => unsafe { register.read_volatile() },
-            None => !T::from(0),
-        }
-    }
-
-    fn write<T>(&self, offset: usize, value: T) {
-        if let Some(register) = self.register::<T>(offset) {
-            // SAFETY: within the window, aligned, and mapped; see `new`.
-            unsafe { register.write_volatile(value) };
-        }
-    }
 }
 
+/// Each access is one `mov`, in program order with all others: assembly keeps the
+/// compiler from reordering it or folding it into another instruction, which a
+/// hypervisor that emulates these registers would have to understand, and the CPU
+/// keeps the order of uncached accesses. What is outside the window reads as all
+/// ones, like an empty bus.
 impl Mmio for MmioWindow {
     fn read32(&self, offset: usize) -> u32 {
-        self.read(offset)
+        let mut value = u32::MAX;
+        if let Some(register) = self.register::<u32>(offset) {
+            // SAFETY: within the window, aligned, and mapped; see `new`.
+            unsafe { asm!("mov {:e}, [{}]", out(reg) value, in(reg) register, options(nostack)) };
+        }
+        value
     }
+
     fn write32(&self, offset: usize, value: u32) {
-        self.write(offset, value);
+        if let Some(register) = self.register::<u32>(offset) {
+            // SAFETY: as for `read32`.
+            unsafe { asm!("mov [{}], {:e}", in(reg) register, in(reg) value, options(nostack)) };
+        }
     }
+
     fn read64(&self, offset: usize) -> u64 {
-        self.read(offset)
+        let mut value = u64::MAX;
+        if let Some(register) = self.register::<u64>(offset) {
+            // SAFETY: as for `read32`.
+            unsafe { asm!("mov {}, [{}]", out(reg) value, in(reg) register, options(nostack)) };
+        }
+        value
     }
+
     fn write64(&self, offset: usize, value: u64) {
-        self.write(offset, value);
+        if let Some(register) = self.register::<u64>(offset) {
+            // SAFETY: as for `read32`.
+            unsafe { asm!("mov [{}], {}", in(reg) register, in(reg) value, options(nostack)) };
+        }
     }
 }
 

@@ -43,7 +43,7 @@ mod image {
         };
         let [ledger, replay] = &mut *LEDGERS.lock();
         log::info!(
-            "ledger: start pages={} operations={} seed={}",
+            "start: pages={} operations={} seed={}",
             machine.pages(),
             options.operations,
             options.seed

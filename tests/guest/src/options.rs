@@ -30,7 +30,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             seed: 1,
-            operations: 600,
+            operations: 2000,
             pages: MAX_PAGES,
             mode: Mode::Work,
         }

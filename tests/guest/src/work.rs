@@ -41,7 +41,7 @@ pub(crate) fn carry_out(
             stray(machine)?;
         }
         if ledger.operations().is_multiple_of(PROGRESS) {
-            log::info!("ledger: progress operations={}", ledger.operations());
+            log::info!("progress: operations={}", ledger.operations());
         }
     }
     Ok(())

@@ -42,7 +42,7 @@ pub struct Device {
 
 /// The machine.
 #[derive(Debug)]
-pub struct Machine {
+pub struct Host {
     /// The interrupt controller of this CPU, on.
     pub apic: LocalApic,
     /// The clocks' rates.
@@ -58,7 +58,7 @@ pub struct Machine {
     dmar: ([u8; MAX_DMAR], usize),
 }
 
-impl Machine {
+impl Host {
     /// Finds the parts. `rsdp` is where the boot loader says ACPI begins.
     pub fn discover(
         memory: &impl ReadPhys,

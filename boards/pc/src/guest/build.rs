@@ -1,0 +1,278 @@
+//! Putting a guest together.
+
+use super::device::Handover;
+use super::{DEVICE_BAR, DEVICE_NUMBER, Guest, VIOMMU};
+use crate::host::Host;
+use hv_core::boot::{self, BootError};
+use hv_core::device::edu::Edu;
+use hv_core::memory::{AddSlotError, FramePool, GuestMemory, Slot};
+use hv_core::npt::{NestedTables, NptError};
+use hv_core::platform::Platform;
+use hv_core::platform::pci::{AddFunctionError, PassthroughFunction, PciBus};
+use hv_core::svm::{SvmError, SvmVcpu};
+use hv_core::vcpu::VcpuState;
+use hv_core::vm::Vm;
+use hv_core::{Gfn, Gpa, Hpa, PAGE_SHIFT, PAGE_SIZE};
+use iommu::dmar::{Dmar, DmarError, GuestUnit};
+use iommu::host::vtd::{Coherency, StartError, VtdUnit as HostUnit};
+use iommu::layer::TooFewPins;
+use iommu::space::SpaceError;
+use iommu::tables::VtdSecondStage;
+use iommu::unit::SourceId;
+use iommu::viommu::vtd::{HOST_ADDRESS_WIDTH, VtdConfig, VtdUnit};
+use iommu::viommu::{Passthrough, Passthroughs, Service, Viommu};
+use iommu::vtd::AddressWidth;
+use iommu::{Iommu, Parts};
+use raw_cpuid::cpuid;
+use strandline_rt::pci::PciError;
+use strandline_rt::physical::{IdentityMemory, MmioWindow, PhysRange};
+use strandline_rt::serial::{Port, Serial};
+
+/// The size of a VT-d unit's register window.
+const UNIT_BYTES: u64 = 4096;
+/// Of the frames for the remapping unit, those for its own root and context
+/// tables and its queue; the rest is for the domains' tables.
+const UNIT_FRAMES: u64 = 64;
+
+/// Why there is no guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The DMAR table.
+    #[error(transparent)]
+    Dmar(#[from] DmarError),
+    /// No unit translates for the device.
+    #[error("the DMAR table names no remapping unit for the device")]
+    NoUnit,
+    /// The remapping unit.
+    #[error(transparent)]
+    Unit(#[from] StartError),
+    /// The CPU's virtualisation.
+    #[error(transparent)]
+    Svm(#[from] SvmError),
+    /// Its nested page tables.
+    #[error(transparent)]
+    Nested(#[from] NptError),
+    /// Guest memory.
+    #[error(transparent)]
+    Slot(#[from] AddSlotError),
+    /// The pin tracker's memory.
+    #[error(transparent)]
+    Pins(#[from] TooFewPins),
+    /// The guest's image.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The guest's PCI bus.
+    #[error(transparent)]
+    Pci(#[from] AddFunctionError),
+    /// The host's PCI device.
+    #[error(transparent)]
+    Device(#[from] PciError),
+    /// The device's first attachment.
+    #[error(transparent)]
+    Dma(#[from] SpaceError),
+    /// A register window is not mapped.
+    #[error("registers at {0:#x} are beyond the identity map")]
+    Window(u64),
+    /// The buffer for the device's state.
+    #[error("out of memory for the device's staging page")]
+    Staging,
+}
+
+/// The memory a guest is made of.
+pub struct Resources<'m> {
+    /// All of the host memory below, by frame.
+    pub frames: &'m IdentityMemory,
+    /// The guest's memory, with its one slot and dirty log.
+    pub memory: &'m GuestMemory<'m, IdentityMemory>,
+    /// For nested page tables.
+    pub nested_tables: PhysRange,
+    /// For the remapping unit.
+    pub iommu_tables: PhysRange,
+    /// For CPU control blocks and the device's staging page.
+    pub vcpu: PhysRange,
+    /// One counter a guest page.
+    pub pins: &'m mut [u32],
+}
+
+/// What the guest starts with.
+pub struct Payload<'a> {
+    /// An ELF file with a PVH note.
+    pub image: &'a [u8],
+    /// Its command line.
+    pub command_line: &'a str,
+}
+
+impl<'m> Guest<'m> {
+    /// A guest that starts with `payload`, or an empty one, paused until it
+    /// arrives from elsewhere.
+    pub fn build(
+        host: &'m Host,
+        resources: Resources<'m>,
+        payload: Option<&Payload<'_>>,
+    ) -> Result<Self, BuildError> {
+        let Resources { frames, memory, .. } = resources;
+        let device = host.edu;
+        let source_id = SourceId::new(device.function.requester_id());
+
+        // The remapping unit before anything else: from here on the device reaches
+        // nothing it was not given.
+        let (unit_frames, table_frames) = split(resources.iommu_tables, UNIT_FRAMES);
+        let registers = window(unit_registers(host.dmar(), source_id)?)?;
+        let unit = HostUnit::start(registers, frames, unit_frames, coherency())?;
+        let mut dma = Iommu::new(Parts {
+            mem: frames,
+            format: VtdSecondStage,
+            unit,
+            guest: memory,
+            pool: table_frames,
+            pins: resources.pins,
+        })?;
+
+        let mut tables = NestedTables::new(frames, pool(resources.nested_tables))?;
+        for slot in memory.slots() {
+            tables.map_ram(slot)?;
+        }
+        let bar = device.window;
+        tables.map_device(
+            Gpa::new(u64::from(DEVICE_BAR)),
+            Hpa::new(bar.start),
+            bar.bytes,
+        )?;
+        let mut vcpu_frames = pool(resources.vcpu);
+        let vcpu = SvmVcpu::new(frames, &mut vcpu_frames, tables.root())?;
+        let staging = vcpu_frames.take(frames).ok_or(BuildError::Staging)?;
+
+        let mut viommu = VtdUnit::new(&VtdConfig {
+            width: AddressWidth::Bits39,
+            devices: passthroughs(source_id),
+        });
+        while viommu.service(memory, &mut dma, super::VIOMMU_BUDGET)? == Service::More {}
+
+        let state = match payload {
+            Some(payload) => load(memory, payload)?,
+            None => VcpuState::pvh(0, 0),
+        };
+        let mut pci = PciBus::new();
+        pci.add(virtual_function(bar))?;
+        // The leaves a guest is shown are picked from those of this CPU.
+        let platform = Platform::new(|leaf, subleaf| cpuid!(leaf, subleaf), pci);
+        Ok(Self {
+            memory,
+            vm: Vm::new(memory, tables, vcpu, state, platform),
+            dma,
+            viommu,
+            device,
+            source_id,
+            config: &host.config,
+            apic_id: host.apic.id(),
+            handover: Handover {
+                edu: Edu::new(window(bar)?),
+                memory: frames,
+                staging,
+                state: None,
+            },
+            console: Serial::open(Port::Com3),
+            paused: payload.is_none(),
+        })
+    }
+}
+
+/// Gives a guest its memory: one slot from address 0 on, with nothing left in it.
+pub fn add_memory(
+    memory: &mut GuestMemory<'_, IdentityMemory>,
+    range: PhysRange,
+) -> Result<(), AddSlotError> {
+    let frames = range.bytes >> PAGE_SHIFT;
+    memory.add_slot(Slot {
+        gfn: Gfn::new(0),
+        hpa: Hpa::new(range.start),
+        frames,
+    })?;
+    for gfn in (0..frames).map(Gfn::new) {
+        if let Ok(frame) = memory.frame(gfn) {
+            frame.clear();
+        }
+    }
+    Ok(())
+}
+
+fn load(
+    memory: &GuestMemory<'_, IdentityMemory>,
+    payload: &Payload<'_>,
+) -> Result<VcpuState, BootError> {
+    let dmar = GuestUnit {
+        registers: VIOMMU,
+        host_address_width: HOST_ADDRESS_WIDTH,
+    };
+    boot::load(
+        memory,
+        payload.image,
+        payload.command_line,
+        &[&dmar.table()],
+    )
+}
+
+fn unit_registers(dmar: &[u8], device: SourceId) -> Result<PhysRange, BuildError> {
+    let unit = Dmar::parse(dmar)?
+        .unit_for(0, device)
+        .ok_or(BuildError::NoUnit)?;
+    PhysRange::new(unit.registers.raw(), UNIT_BYTES).ok_or(BuildError::NoUnit)
+}
+
+/// QEMU's unit reads memory as any CPU does, but does not say so; an emulated
+/// machine shows itself by CPUID's hypervisor bit.
+fn coherency() -> Coherency {
+    if cpuid!(1).ecx >> 31 & 1 == 1 {
+        Coherency::Assured
+    } else {
+        Coherency::AsReported
+    }
+}
+
+fn passthroughs(host: SourceId) -> Passthroughs {
+    let guest = SourceId::new(u16::from(DEVICE_NUMBER) << 3);
+    let mut devices = Passthroughs::new();
+    // There is room for one.
+    let _ = devices.push(Passthrough { guest, host });
+    devices
+}
+
+fn virtual_function(bar: PhysRange) -> PassthroughFunction {
+    let id = strandline_rt::pci::EDU;
+    PassthroughFunction {
+        device: DEVICE_NUMBER,
+        vendor_id: id.0,
+        device_id: id.1,
+        // Unclassified, as QEMU's is.
+        class: 0x00_ff00,
+        revision: 0x10,
+        bar0: DEVICE_BAR,
+        bar0_bytes: bar.bytes as u32,
+    }
+}
+
+fn pool(range: PhysRange) -> FramePool {
+    FramePool::new(Hpa::new(range.start), range.bytes >> PAGE_SHIFT)
+}
+
+/// The first `frames` frames of a range, and the rest.
+fn split(range: PhysRange, frames: u64) -> (FramePool, FramePool) {
+    let bytes = (frames * PAGE_SIZE).min(range.bytes);
+    let first = PhysRange {
+        start: range.start,
+        bytes,
+    };
+    let rest = PhysRange {
+        start: first.end(),
+        bytes: range.bytes - bytes,
+    };
+    (pool(first), pool(rest))
+}
+
+#[allow(unsafe_code)]
+fn window(range: PhysRange) -> Result<MmioWindow, BuildError> {
+    // SAFETY: registers that ACPI or a base address register names. The unit has
+    // this window alone; the device's is used while the guest, which has its own
+    // way to them, does not run. What the device can reach is confined.
+    unsafe { MmioWindow::new(range) }.ok_or(BuildError::Window(range.start))
+}

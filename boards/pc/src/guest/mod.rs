@@ -1,0 +1,227 @@
+//! The guest: its virtual machine, its IOMMU in both senses, and its device.
+//!
+//! This is where the three layers meet. One turn of [`Guest::advance`]:
+//!
+//! ```text
+//!   vIOMMU work left? --service--> DmaSpace (host tables, invalidate, drain,
+//!         |                         report into the dirty log), then wait status
+//!         v
+//!   Vm::run  ->  Interrupted: faults to the vIOMMU, then the device's interrupt
+//!                MmioDone:    the vIOMMU's registers were touched: service
+//!                PciChanged:  route the device's interrupt, let it do DMA or not
+//!                Halted:      nothing to do for the guest
+//! ```
+
+mod build;
+mod destination;
+mod device;
+mod source;
+
+pub use build::{BuildError, Payload, Resources, add_memory};
+
+use crate::events;
+use crate::host::Device;
+use crate::vectors;
+use device::Handover;
+use hv_core::memory::GuestMemory;
+use hv_core::svm::SvmVcpu;
+use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Vm};
+use hv_core::{Gpa, platform};
+use iommu::Iommu;
+use iommu::host::vtd::VtdUnit as HostUnit;
+use iommu::space::SpaceError;
+use iommu::unit::SourceId;
+use iommu::viommu::vtd::{VtdUnit, WINDOW};
+use iommu::viommu::{Service, Viommu};
+use iommu::vtd::FaultReason;
+use log::{info, warn};
+use migration::stream::{SectionId, SectionInfo};
+use strandline_rt::interrupts::VectorSet;
+use strandline_rt::pci::ConfigPorts;
+use strandline_rt::physical::{IdentityMemory, MmioWindow};
+use strandline_rt::serial::Serial;
+
+/// Where the guest finds its IOMMU.
+pub const VIOMMU: Gpa = Gpa::new(0xfed9_0000);
+/// Where the guest finds its device's registers.
+const DEVICE_BAR: u32 = 0xe000_0000;
+/// The device's number on the guest's PCI bus.
+const DEVICE_NUMBER: u8 = 3;
+/// What the vIOMMU may do in one turn, in its own steps: bounds the time a guest
+/// can hold up the host with one register write.
+const VIOMMU_BUDGET: u32 = 64;
+/// How many faults are handed on in one turn.
+const FAULT_BUDGET: u32 = 16;
+
+/// The guest status that means content: what `strandline_rt::debug_exit` writes.
+const CONTENT: u32 = 0x10;
+
+/// What goes across beside memory, in this order.
+const SECTIONS: [SectionInfo; 3] = [
+    section(1, 1),
+    section(2, iommu::viommu::vtd::STATE_VERSION as u16),
+    section(3, 1),
+];
+
+const fn section(id: u16, version: u16) -> SectionInfo {
+    SectionInfo {
+        id: SectionId(id),
+        version,
+        instance: 0,
+    }
+}
+
+type Dma<'m> = Iommu<'m, IdentityMemory, HostUnit<MmioWindow, &'m IdentityMemory>>;
+
+/// The guest and everything that is the guest's.
+pub struct Guest<'m> {
+    memory: &'m GuestMemory<'m, IdentityMemory>,
+    vm: Vm<'m, IdentityMemory, SvmVcpu<'m>>,
+    dma: Dma<'m>,
+    viommu: VtdUnit,
+    device: Device,
+    source_id: SourceId,
+    config: &'m ConfigPorts,
+    apic_id: u32,
+    handover: Handover<'m>,
+    console: Serial,
+    /// Not to be run: it is about to leave, or has not arrived yet.
+    paused: bool,
+}
+
+/// How far a turn came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// The guest ran, or there is more to do for it.
+    Ran,
+    /// A host interrupt cut in.
+    Interrupted,
+    /// The guest waits for an interrupt, or is paused.
+    Idle,
+}
+
+/// How the guest ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum GuestEnd {
+    /// By itself, with this status: 0 if it is content.
+    #[error("the guest ended with status {0}")]
+    Exit(u32),
+    /// It did what no guest can go on from.
+    #[error(transparent)]
+    Error(#[from] GuestError),
+    /// Its device cannot be confined any more.
+    #[error("the guest's device cannot be served: {0}")]
+    Dma(#[from] SpaceError),
+}
+
+impl Guest<'_> {
+    /// Lets the guest run until something happened, and does what that asks for.
+    pub fn advance(&mut self) -> Result<Turn, GuestEnd> {
+        if self.paused {
+            return Ok(Turn::Idle);
+        }
+        // Bounded work, then the guest again: what it asked for completes when it
+        // completes, and a guest that asks for too much waits for itself.
+        self.serve_viommu()?;
+        let mut registers = Registers(&mut self.viommu);
+        let mut regions = [MmioRegion {
+            gpa: VIOMMU,
+            bytes: WINDOW,
+            device: &mut registers,
+        }];
+        let console = &mut self.console;
+        let event = self.vm.run(&mut Outside {
+            mmio: &mut regions,
+            console: &mut |byte| console.write_bytes(&[byte]),
+        });
+        match event {
+            Event::Interrupted => Ok(Turn::Interrupted),
+            Event::MmioDone => {
+                self.serve_viommu()?;
+                Ok(Turn::Ran)
+            }
+            Event::PciChanged => {
+                self.route_device();
+                Ok(Turn::Ran)
+            }
+            Event::Halted if self.viommu.is_idle() => Ok(Turn::Idle),
+            Event::Halted => Ok(Turn::Ran),
+            Event::GuestExit(CONTENT) => Err(GuestEnd::Exit(0)),
+            Event::GuestExit(status) => Err(GuestEnd::Exit(status)),
+            Event::Fatal(error) => Err(error.into()),
+        }
+    }
+
+    /// Hands on what host interrupts brought. To be called with every set of
+    /// vectors that was taken.
+    ///
+    /// Faults go first: a device reports the end of a transfer that was refused
+    /// like any other, and the guest may look for the fault when it hears.
+    pub fn take_interrupts(&mut self, vectors: VectorSet) {
+        self.hand_on_faults();
+        if vectors.contains(vectors::DEVICE)
+            && let Some(msi) = self.vm.platform().pci.msi(0)
+        {
+            self.vm.inject_msi(msi);
+        }
+    }
+
+    fn serve_viommu(&mut self) -> Result<(), SpaceError> {
+        if !self.viommu.is_idle() {
+            let done = self
+                .viommu
+                .service(self.memory, &mut self.dma, VIOMMU_BUDGET)?;
+            if done == Service::More {
+                log::debug!("the vIOMMU has more to do than fits a turn");
+            }
+        }
+        self.send_viommu_interrupts();
+        Ok(())
+    }
+
+    fn send_viommu_interrupts(&mut self) {
+        while let Some(msi) = self.viommu.take_interrupt() {
+            self.vm.inject_msi(platform::apic::Msi {
+                address: msi.address,
+                data: msi.data,
+            });
+        }
+    }
+
+    /// Faults of the device become fault records of the guest's own unit.
+    fn hand_on_faults(&mut self) {
+        let mut count = 0u64;
+        for _ in 0..FAULT_BUDGET {
+            let Some(fault) = self.dma.take_fault() else {
+                break;
+            };
+            count += 1;
+            match FaultReason::from_code(fault.reason) {
+                Some(reason) => info!("{} refused at {}: {reason}", fault.source, fault.iova),
+                None => warn!(
+                    "{} refused at {}: reason {:#x}",
+                    fault.source, fault.iova, fault.reason
+                ),
+            }
+            self.viommu
+                .inject_fault(self.memory, fault.source, fault.iova, fault.write);
+        }
+        if count > 0 {
+            events::emit("dma-fault", &[("count", count.into())]);
+            self.send_viommu_interrupts();
+        }
+    }
+}
+
+/// The vIOMMU's registers on the guest's bus.
+struct Registers<'a>(&'a mut VtdUnit);
+
+impl MmioDevice for Registers<'_> {
+    fn read(&mut self, offset: u64, width: u8) -> u64 {
+        Viommu::read(self.0, offset, width)
+    }
+
+    fn write(&mut self, offset: u64, width: u8, value: u64) {
+        Viommu::write(self.0, offset, width, value);
+    }
+}

@@ -1,0 +1,108 @@
+//! The guest as migration's source sees it.
+
+use super::{Guest, SECTIONS};
+use core::task::Poll;
+use hv_core::Gfn;
+use hv_core::device::edu;
+use hv_core::dirty::DirtyLog;
+use hv_core::memory::{Frame, Slot};
+use iommu::viommu::Viommu;
+use log::error;
+use migration::VmError;
+use migration::source::SourceVm;
+use migration::stream::SectionInfo;
+use strandline_rt::interrupts;
+use zerocopy::IntoBytes;
+
+impl SourceVm for Guest<'_> {
+    fn slots(&self) -> &[Slot] {
+        self.memory.slots()
+    }
+
+    fn frame(&self, gfn: Gfn) -> Option<&Frame> {
+        self.memory.frame(gfn).ok()
+    }
+
+    fn log(&self) -> &DirtyLog<'_> {
+        self.memory.log()
+    }
+
+    fn sections(&self) -> &[SectionInfo] {
+        &SECTIONS
+    }
+
+    /// The log first: what the others find from then on has a place to go.
+    fn start_tracking(&mut self) -> Result<(), VmError> {
+        self.memory.log().start();
+        self.dma.start_tracking();
+        if let Err(error) = self.vm.start_tracking() {
+            error!("dirty tracking: {error}");
+            self.dma.stop_tracking();
+            self.memory.log().stop();
+            return Err(VmError("dirty tracking cannot be started"));
+        }
+        Ok(())
+    }
+
+    fn stop_tracking(&mut self) {
+        self.vm.stop_tracking();
+        self.dma.stop_tracking();
+        self.memory.log().stop();
+    }
+
+    fn harvest(&mut self) {
+        self.vm.harvest(self.memory.log());
+    }
+
+    fn device_writable_pages(&self) -> u64 {
+        self.dma.writable_pages()
+    }
+
+    fn device_downtime_us(&self) -> u64 {
+        edu::STATE_TRANSFER_US
+    }
+
+    fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    fn quiesce(&mut self) -> Poll<Result<(), VmError>> {
+        self.take_interrupts(interrupts::poll());
+        if self.rest_device() {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn final_harvest(&mut self) {
+        self.vm.harvest(self.memory.log());
+        self.dma.mark_writable();
+    }
+
+    fn save(&mut self, index: usize, to: &mut [u8]) -> Result<usize, VmError> {
+        match index {
+            0 => put(&self.vm.save(), to),
+            1 => put(&self.viommu.save(), to),
+            2 => put(&self.save_device()?, to),
+            _ => Err(VmError("there is no such section")),
+        }
+    }
+
+    fn resume(&mut self) {
+        if let Err(error) = self.restore_device() {
+            error!("the guest goes on with a device that lost its state: {error}");
+        }
+        self.route_device();
+        self.paused = false;
+    }
+}
+
+fn put(state: &(impl IntoBytes + zerocopy::Immutable), to: &mut [u8]) -> Result<usize, VmError> {
+    let bytes = state.as_bytes();
+    let place = to
+        .get_mut(..bytes.len())
+        .ok_or(VmError("a section is too large"))?;
+    place.copy_from_slice(bytes);
+    Ok(bytes.len())
+}
