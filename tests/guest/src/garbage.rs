@@ -67,7 +67,7 @@ fn malformed_tables(unit: &MmioWindow, rng: &mut Rng, round: u32) {
     let table = core::ptr::from_ref(&TABLE) as u64;
     let root = match round % 4 {
         0 => rng.next(),
-        1 => u64::MAX & !(PAGE_SIZE - 1),
+        1 => !(PAGE_SIZE - 1),
         _ => table,
     };
     unit.write64(register::RTADDR, root);
