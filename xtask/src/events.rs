@@ -92,7 +92,7 @@ pub struct Migrated {
     /// Bytes of the whole stream.
     pub bytes_sent: u64,
     /// From the guest's stop to the destination's acknowledgement: the sum of the
-    /// five parts below.
+    /// six parts below.
     pub downtime_us: u64,
     /// Stopping the guest and its device.
     pub quiesce_us: u64,
@@ -100,6 +100,8 @@ pub struct Migrated {
     pub harvest_us: u64,
     /// Sending the last pages.
     pub pages_us: u64,
+    /// Comparing all pages; 0 unless asked for.
+    pub audit_us: u64,
     /// Sending the processor's and the devices' state.
     pub state_us: u64,
     /// Waiting for the destination.
@@ -138,7 +140,7 @@ mod tests {
         assert_eq!((round.round, round.dirty_unmap, round.rate), (1, 7, 10));
 
         let migrated = r#"{"event":"migrated","rounds":3,"pages_sent":17000,"bytes_sent":1,
-            "downtime_us":15,"quiesce_us":1,"harvest_us":2,"pages_us":3,"state_us":4,"ack_us":5,
+            "downtime_us":15,"quiesce_us":1,"harvest_us":2,"pages_us":3,"audit_us":0,"state_us":4,"ack_us":5,
             "dirty_cpu":6,"dirty_mapped":7,"dirty_unmap":8,"dirty_emulation":9}"#;
         let Ok(Event::Migrated(migrated)) = Event::parse(migrated) else {
             panic!("no migrated");

@@ -2,6 +2,7 @@
 
 use crate::events::{Event, Migrated, Round};
 use crate::ledger::{Account, Line, LostPage};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// How a machine ended.
@@ -92,11 +93,18 @@ impl Observation {
         }
     }
 
-    /// How many pages the guest found wrong. It may name fewer than it counts, or
-    /// end before it has counted.
+    /// The frames known to be wrong: those that differed from the source's at
+    /// switchover, and those the guest named.
+    pub fn lost_frames(&self) -> BTreeSet<u64> {
+        let named = self.lost.iter().map(|page| page.gfn);
+        named.chain(self.mismatches.iter().copied()).collect()
+    }
+
+    /// How many pages are wrong. The guest may name fewer than it counts, or end
+    /// before it has counted.
     pub fn pages_lost(&self) -> u64 {
         let counted = self.account.as_ref().map_or(0, |account| account.lost);
-        counted.max(self.lost.len() as u64)
+        counted.max(self.lost_frames().len() as u64)
     }
 
     /// Whether the machine has ended.

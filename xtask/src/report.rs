@@ -48,12 +48,15 @@ pub struct Report {
     pub dma_faults: u64,
     /// Pages that the guest found right at its end.
     pub pages_verified: u64,
-    /// Pages that the guest found wrong.
+    /// Pages that the guest found wrong, or that differed at switchover.
     pub pages_lost: u64,
-    /// Pages whose last writer was the device, just before their unmap.
+    /// Pages whose last writer was the device.
     pub pages_device_last: u64,
     /// The wrong pages that the guest named.
     pub lost: Vec<LostPage>,
+    /// The frames that differed between the two machines at switchover, if they
+    /// were compared.
+    pub mismatches: Vec<u64>,
     /// From the start of the first machine on, in milliseconds of wall clock.
     pub elapsed_ms: u64,
     /// `pass` or `fail`.
@@ -71,6 +74,8 @@ pub struct Downtime {
     pub harvest_us: u64,
     /// Sending the last pages.
     pub pages_us: u64,
+    /// Comparing all pages; 0 unless asked for.
+    pub audit_us: u64,
     /// Sending the processor's and the devices' state.
     pub state_us: u64,
     /// Waiting for the destination.
@@ -99,6 +104,7 @@ impl Report {
                 quiesce_us: figures.quiesce_us,
                 harvest_us: figures.harvest_us,
                 pages_us: figures.pages_us,
+                audit_us: figures.audit_us,
                 state_us: figures.state_us,
                 ack_us: figures.ack_us,
             },
@@ -110,6 +116,7 @@ impl Report {
             pages_lost: home.pages_lost(),
             pages_device_last: account.device_last,
             lost: home.lost.clone(),
+            mismatches: home.mismatches.clone(),
             elapsed_ms: u64::try_from(outcome.elapsed.as_millis()).unwrap_or(u64::MAX),
             result: if verdict.is_pass() { "pass" } else { "fail" },
             failures: verdict.0.clone(),
@@ -206,7 +213,7 @@ impl Report {
             (
                 "  device wrote last",
                 grouped(self.pages_device_last),
-                "just before their unmap",
+                "the last writer was the device",
             ),
             ("pages lost", grouped(self.pages_lost), ""),
         ];
@@ -218,14 +225,18 @@ impl Report {
     }
 
     fn write_lost(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for page in self.lost.iter().take(SHOWN) {
-            writeln!(
-                f,
-                "    frame {:#x}: last written by {} in operation {}",
-                page.gfn, page.last, page.operation
-            )?;
+        let named = self.lost.iter().map(|page| {
+            let (gfn, last, operation) = (page.gfn, &page.last, page.operation);
+            format!("frame {gfn:#x}: last written by {last} in operation {operation}")
+        });
+        let differing = self
+            .mismatches
+            .iter()
+            .map(|gfn| format!("frame {gfn:#x}: differed from the source's at switchover"));
+        for line in named.chain(differing).take(SHOWN) {
+            writeln!(f, "    {line}")?;
         }
-        match self.lost.len().saturating_sub(SHOWN) {
+        match (self.lost.len() + self.mismatches.len()).saturating_sub(SHOWN) {
             0 => Ok(()),
             more => writeln!(f, "    and {more} more, all in the JSON"),
         }

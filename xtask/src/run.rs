@@ -74,8 +74,10 @@ impl Run {
             guest_options: Vec::new(),
             memory: Size::mib(64),
             destination_memory: None,
-            max_bandwidth: None,
-            downtime_limit: None,
+            // So slow that the guest does hundreds of operations meanwhile.
+            max_bandwidth: Some(Size::mib(2)),
+            // Little more than the device's state takes, so that it needs some rounds.
+            downtime_limit: Some(Span::ms(305)),
             migrate_after: None,
             verify: false,
             sabotage: None,
@@ -194,7 +196,10 @@ impl Run {
         let mut give = |key: &str, value: Option<String>| {
             options.extend(value.map(|value| format!("{key}={value}")));
         };
-        give("verify", self.verify.then(|| "on".to_owned()));
+        // With a mechanism broken the guest may be too damaged to account for its
+        // pages; then the comparison still names the frames.
+        let verify = self.verify || self.sabotage.is_some();
+        give("verify", verify.then(|| "on".to_owned()));
         give("sabotage", self.sabotage.map(Sabotage::name));
         if role == Role::Source {
             give("max-bandwidth", self.max_bandwidth.map(|it| it.to_string()));

@@ -57,7 +57,7 @@ impl Default for Options<'_> {
             role: Role::None,
             memory: 64 << 20,
             max_bandwidth: None,
-            downtime_limit_us: 300_000,
+            downtime_limit_us: 500_000,
             migrate_after_us: 500_000,
             verify: false,
             sabotage: None,

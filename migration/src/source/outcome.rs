@@ -32,6 +32,10 @@ pub enum SourceError {
     /// The limits on rounds or time were reached.
     #[error("the guest writes faster than its memory can be sent")]
     NoConvergence,
+    /// The devices' state alone takes longer than the downtime limit; nothing was
+    /// begun. The least limit in milliseconds.
+    #[error("moving the devices' state takes {0} ms, more than downtime-limit allows")]
+    DowntimeLimit(u64),
     /// The machine failed.
     #[error(transparent)]
     Vm(#[from] VmError),
@@ -55,7 +59,7 @@ impl SourceError {
         match self {
             Self::Cancelled => AbortReason::Cancelled,
             Self::Timeout | Self::QuiesceTimeout => AbortReason::Timeout,
-            Self::NoConvergence => AbortReason::NoConvergence,
+            Self::NoConvergence | Self::DowntimeLimit(_) => AbortReason::NoConvergence,
             Self::Vm(_) | Self::Config => AbortReason::Machine,
             Self::Link(_) | Self::Stream(_) | Self::Refused(_) | Self::Aborted(_) => {
                 AbortReason::Stream

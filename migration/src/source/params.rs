@@ -61,3 +61,9 @@ impl Default for SourceParams {
         }
     }
 }
+
+impl SourceParams {
+    pub(super) fn downtime_limit_us(&self) -> u64 {
+        self.downtime_limit_ms.saturating_mul(1_000)
+    }
+}

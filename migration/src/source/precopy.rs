@@ -9,10 +9,18 @@ use hv_core::clock::Clock;
 
 /// How long to rest when a round had nothing to send and yet the guest could not
 /// be paused, in microseconds.
-const EMPTY_ROUND_REST_US: u64 = 1_000;
+const EMPTY_ROUND_REST_US: u64 = 100_000;
+
+/// How many bytes must have been sent for their speed to tell that of the link.
+const LEAST_SAMPLE: u64 = 64 << 10;
 
 impl Source<'_> {
+    /// Looks for what would make it all in vain before the first byte is sent.
     pub(super) fn put_hello(&mut self, vm: &impl SourceVm) -> Result<(), SourceError> {
+        let devices_us = vm.device_downtime_us();
+        if devices_us > self.params.downtime_limit_us() {
+            return Err(SourceError::DowntimeLimit(devices_us.div_ceil(1_000)));
+        }
         self.config = describe(vm, self.params.audit).ok_or(SourceError::Config)?;
         if let Some(vacant) = self.outbox.vacant() {
             vacant.put_plain(Kind::Hello, |payload| self.config.write(payload));
@@ -69,7 +77,7 @@ impl Source<'_> {
         vm.harvest();
         let now = clock.now_us();
         let stats = self.round_stats(vm, now);
-        let fits = stats.expected_downtime_us <= self.params.downtime_limit_ms * 1_000
+        let fits = stats.expected_downtime_us <= self.params.downtime_limit_us()
             && stats.round >= self.params.min_rounds;
         let forced = !fits
             && self.limits_reached(now)
@@ -102,8 +110,10 @@ impl Source<'_> {
         totals.pages += self.pass.pages();
         totals.zero_pages += self.pass.zero_pages();
         totals.dirty = DirtyCounts::read(vm.log());
-        if let Some(bandwidth) = self.meter.take(now) {
-            totals.bandwidth = bandwidth;
+        let sample = self.meter.take(now);
+        // A few bytes measure the engine, not the link; but better than nothing.
+        if sample.bytes >= LEAST_SAMPLE || totals.bandwidth == 0 {
+            totals.bandwidth = sample.bytes_per_second;
         }
         let bandwidth = match self.params.switchover_bandwidth {
             0 => totals.bandwidth,

@@ -130,14 +130,24 @@ impl Meter {
         self.bytes += bytes;
     }
 
-    /// Bytes a second since the last call, `None` if nothing was sent.
-    pub(crate) fn take(&mut self, now: u64) -> Option<u64> {
+    /// What was sent since the last call.
+    pub(crate) fn take(&mut self, now: u64) -> Sample {
         let running = self.since.replace(now);
         let busy = self.busy_us + running.map_or(0, |since| now.saturating_sub(since));
         let bytes = core::mem::take(&mut self.bytes);
         self.busy_us = 0;
-        (bytes > 0).then(|| crate::bytes_per_second(bytes, busy))
+        Sample {
+            bytes,
+            bytes_per_second: crate::bytes_per_second(bytes, busy),
+        }
     }
+}
+
+/// One measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sample {
+    pub(crate) bytes: u64,
+    pub(crate) bytes_per_second: u64,
 }
 
 #[cfg(test)]
@@ -153,9 +163,10 @@ mod tests {
         meter.enter(5_000);
         meter.leave(5_100, true);
         meter.enter(5_900);
-        assert_eq!(meter.take(5_900), Some(1_000 * 1_000_000 / 1_000));
+        let sample = meter.take(5_900);
+        assert_eq!((sample.bytes, sample.bytes_per_second), (1_000, 1_000_000));
         meter.leave(6_000, false);
         meter.enter(7_000);
-        assert_eq!(meter.take(7_000), None);
+        assert_eq!(meter.take(7_000).bytes, 0);
     }
 }

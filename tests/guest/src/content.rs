@@ -65,10 +65,13 @@ impl Content {
         self.patches[0].len == 0
     }
 
-    /// Puts a patch over it. The caller sees to it that there are no more than
-    /// [`PATCHES`]: one too many replaces the youngest, and the page would
-    /// then be reported as lost.
+    /// Puts a patch over it; one over the whole page replaces all before it. The
+    /// caller sees to it that there are no more than [`PATCHES`] others: one too
+    /// many replaces the youngest, and the page would then be reported as lost.
     pub fn put(&mut self, patch: Patch) {
+        if usize::from(patch.len) == WORDS {
+            self.patches = [Patch::NONE; PATCHES];
+        }
         let free = self.patches.iter().position(|patch| patch.len == 0);
         self.patches[free.unwrap_or(PATCHES - 1)] = patch;
     }

@@ -15,7 +15,11 @@ use crate::rng::Rng;
 /// How many pages a ledger can account for (32 MiB).
 pub const MAX_PAGES: usize = 8192;
 /// How many slots each domain has.
-pub const SLOTS: usize = 4;
+pub const SLOTS: usize = 8;
+/// How many of them, from the first on, are mapped and unmapped all the time. The
+/// others stay mapped for long, like the rings of a driver, and are written again
+/// and again meanwhile: whoever stops the machine finds them mapped.
+const BRIEF_SLOTS: usize = 4;
 /// How many domains the device is switched between.
 pub const DOMAINS: usize = 2;
 /// The size of a slot, in pages.
@@ -76,7 +80,7 @@ pub enum Operation {
     Store {
         /// The slot.
         slot: usize,
-        /// Where in the slot the first word goes, below [`WORDS`].
+        /// Where in the slot the first word goes.
         offset: usize,
         /// The number of words, up to [`WORDS`].
         len: usize,
@@ -209,6 +213,13 @@ impl Ledger {
             (_, 30..32) => Operation::Switch {
                 domain: (self.domain + 1) % DOMAINS,
             },
+            // A whole page each time, so that any number of them can be told by
+            // the youngest.
+            (Some(_), 33..) if slot >= BRIEF_SLOTS => Operation::Store {
+                slot,
+                offset: self.rng.below(SLOT_PAGES as u64) as usize * WORDS,
+                len: WORDS,
+            },
             (Some(0..PATCHES), 32..66) => {
                 // Short transfers now and then; most reach into both pages.
                 let len = if dice < 40 { WORDS / 8 } else { WORDS };
@@ -277,10 +288,13 @@ impl Ledger {
                 };
                 mapped.stores += 1;
                 let pages = mapped.pages;
-                let in_first = len.min(WORDS - offset);
-                self.patched(pages[0], 0, offset, in_first);
+                let in_first = len.min(WORDS.saturating_sub(offset));
+                if in_first > 0 {
+                    self.patched(pages[0], 0, offset, in_first);
+                }
                 if len > in_first {
-                    self.patched(pages[1], in_first, 0, len - in_first);
+                    let to = offset.saturating_sub(WORDS);
+                    self.patched(pages[1], in_first, to, len - in_first);
                 }
             }
             Operation::Unmap { slot } => {

@@ -18,14 +18,16 @@ fn loses_nothing(seed: u64) {
     assert!(account.device_last >= ENOUGH_DEVICE_PAGES, "{account:?}");
     // One log feeds all three kinds; a kind that never shows up is not tested.
     let migrated = moved.migrated;
-    assert!(migrated.rounds >= 2, "{migrated:?}");
+    assert!(migrated.rounds >= 3, "{migrated:?}");
     assert!(migrated.dirty_cpu > 0, "{migrated:?}");
+    assert!(migrated.dirty_mapped > 0, "{migrated:?}");
     assert!(migrated.dirty_unmap > 0, "{migrated:?}");
     assert_eq!(
         migrated.downtime_us,
         migrated.quiesce_us
             + migrated.harvest_us
             + migrated.pages_us
+            + migrated.audit_us
             + migrated.state_us
             + migrated.ack_us,
         "the parts of the downtime add up"

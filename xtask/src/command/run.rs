@@ -26,16 +26,19 @@ pub(crate) struct Args {
     /// Memory of the guest
     #[arg(long, value_name = "SIZE", default_value = "64M")]
     memory: Size,
-    /// Bytes a second that the migration may send, in the machine's time
+    /// Bytes a second that the migration may send, in the machine's time [default:
+    /// 2M, so that the guest does a lot meanwhile]
     #[arg(long, value_name = "SIZE")]
     max_bandwidth: Option<Size>,
-    /// How long the guest may stand still, in the machine's time
+    /// How long the guest may stand still, in the machine's time [default: 305ms, 300
+    /// of which the device's state may take]
     #[arg(long, value_name = "TIME")]
     downtime_limit: Option<Span>,
     /// How long the guest runs before its migration starts, in the machine's time
+    /// [default: 500ms]
     #[arg(long, value_name = "TIME")]
     migrate_after: Option<Span>,
-    /// Operations that the guest does
+    /// Operations that the guest does [default: 2000]
     #[arg(long, value_name = "N")]
     operations: Option<u64>,
     /// Have the two machines compare all pages at switchover as well
