@@ -24,6 +24,8 @@ pub enum Event {
         /// For people.
         reason: String,
     },
+    /// The destination has accepted the guest (source).
+    Connected,
     /// A pre-copy round is complete (source).
     Round(Round),
     /// The guest is stopped, the last pages are about to go (source).

@@ -38,6 +38,8 @@ pub struct Observation {
     pub booted: Option<String>,
     /// Why it refused to start, if it did.
     pub refused: Option<String>,
+    /// Whether the destination accepted the guest.
+    pub connected: bool,
     /// The pre-copy rounds, in order.
     pub rounds: Vec<Round>,
     /// Whether the guest was stopped for the switchover.
@@ -73,6 +75,7 @@ impl Observation {
         match event.clone() {
             Event::Boot { version, .. } => self.booted = Some(version),
             Event::Refused { reason } => self.refused = Some(reason),
+            Event::Connected => self.connected = true,
             Event::Round(round) => self.rounds.push(round),
             Event::Switchover => self.switchover = true,
             Event::Migrated(migrated) => self.migrated = Some(migrated),

@@ -53,6 +53,7 @@ fn describe(event: &Event) -> Option<String> {
     Some(match event {
         Event::Boot { version, .. } => format!("Strandline {version} is up"),
         Event::Refused { reason } => format!("refused: {reason}"),
+        Event::Connected => "the destination accepts the guest".into(),
         Event::Round(round) => format!(
             "round {}: {} pages ({} zero) at {}/s; dirty: {} by CPU, {} mapped, {} by unmap; {} left",
             round.round,

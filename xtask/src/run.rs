@@ -24,8 +24,8 @@ const GRACE: Duration = Duration::from_secs(3);
 /// When to cut the link: the destination is killed, as by a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// After the source has completed this many pre-copy rounds.
-    AfterRound(u64),
+    /// When the destination has accepted the guest and its memory is on the way.
+    InPreCopy,
     /// When the source has stopped its guest.
     AtSwitchover,
 }
@@ -226,7 +226,7 @@ impl Run {
 impl Cut {
     fn is_due(self, source: &Observation) -> bool {
         match self {
-            Self::AfterRound(count) => source.rounds.len() as u64 >= count,
+            Self::InPreCopy => source.connected,
             Self::AtSwitchover => source.switchover,
         }
     }
@@ -296,7 +296,7 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::{Migrated, Round};
+    use crate::events::Migrated;
     use crate::observation::Exit;
 
     #[test]
@@ -326,9 +326,9 @@ mod tests {
     #[test]
     fn a_cut_is_due_at_its_event_and_not_before() {
         let mut source = Observation::default();
-        assert!(!Cut::AfterRound(1).is_due(&source) && !Cut::AtSwitchover.is_due(&source));
-        source.note_event(&Event::Round(Round::default()));
-        assert!(Cut::AfterRound(1).is_due(&source) && !Cut::AfterRound(2).is_due(&source));
+        assert!(!Cut::InPreCopy.is_due(&source));
+        source.note_event(&Event::Connected);
+        assert!(Cut::InPreCopy.is_due(&source) && !Cut::AtSwitchover.is_due(&source));
         source.note_event(&Event::Switchover);
         assert!(Cut::AtSwitchover.is_due(&source));
     }

@@ -72,6 +72,12 @@ fn refuse(reason: &dyn Display) -> ! {
 /// How often the tick cuts in, in Hz.
 const TICK_HZ: u32 = 1000;
 
+/// How long the source waits for a destination to accept.
+const CONNECT_TIMEOUT_MS: u64 = 10_000;
+/// How long the source waits for the destination to go on: longer than a device's
+/// state takes to put back.
+const PROGRESS_TIMEOUT_MS: u64 = 3_000;
+
 /// One record of the stream.
 static RECORD: Mutex<[u8; RECORD_BYTES]> = Mutex::new([0; RECORD_BYTES]);
 /// One bit for each page that arrived.
@@ -161,6 +167,8 @@ fn send(
         max_bandwidth: options.max_bandwidth.unwrap_or(0),
         downtime_limit_ms: options.downtime_limit_us / 1000,
         audit: options.verify,
+        connect_timeout_ms: CONNECT_TIMEOUT_MS,
+        progress_timeout_ms: PROGRESS_TIMEOUT_MS,
         ..SourceParams::default()
     };
     let mut record = RECORD.lock();

@@ -71,6 +71,10 @@ pub const MEMORY_GRANULE: u64 = 2 << 20;
 /// The most memory a guest can have: its devices begin above.
 pub const MAX_MEMORY: u64 = 3 << 30;
 
+/// Slower than a record of the stream a second, and the destination would take the
+/// pauses for a broken link.
+pub const MIN_BANDWIDTH: u64 = 64 << 10;
+
 const NAMES: &str = "role, memory, max-bandwidth, downtime-limit, migrate-after, verify, sabotage";
 
 /// What is wrong with the command line; the message names the word.
@@ -141,8 +145,8 @@ impl<'a> Options<'a> {
             }
             "max-bandwidth" => {
                 let bytes = size(value)
-                    .filter(|bytes| *bytes > 0)
-                    .ok_or(or_allowed("bytes a second, for example 32M"))?;
+                    .filter(|bytes| *bytes >= MIN_BANDWIDTH)
+                    .ok_or(or_allowed("64K bytes a second or more, for example 32M"))?;
                 self.max_bandwidth = Some(bytes);
             }
             "downtime-limit" => {
@@ -276,6 +280,7 @@ mod tests {
             "memory=99999999999999999999",
             "memory=18446744073709551615G",
             "max-bandwidth=0",
+            "max-bandwidth=63K",
             "downtime-limit=5",
             "migrate-after=5m",
             "downtime-limit=ms",

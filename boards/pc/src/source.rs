@@ -103,7 +103,7 @@ pub fn run(
 
 fn report(event: &Event) {
     match event {
-        Event::Connected => info!("migration: the destination accepts"),
+        Event::Connected => events::emit("connected", &[]),
         Event::Paused => events::emit("switchover", &[]),
         Event::RoundDone(round) => report_round(round),
     }

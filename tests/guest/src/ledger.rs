@@ -215,7 +215,7 @@ impl Ledger {
             },
             // A whole page each time, so that any number of them can be told by
             // the youngest.
-            (Some(_), 33..) if slot >= BRIEF_SLOTS => Operation::Store {
+            (Some(_), 32..99) if slot >= BRIEF_SLOTS => Operation::Store {
                 slot,
                 offset: self.rng.below(SLOT_PAGES as u64) as usize * WORDS,
                 len: WORDS,

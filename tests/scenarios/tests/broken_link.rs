@@ -13,9 +13,9 @@ fn cut(scenario: &str, cut: Cut) -> Run {
 
 #[test]
 fn the_guest_runs_on_if_the_link_is_cut_in_pre_copy() {
-    let run = cut("cut-in-pre-copy", Cut::AfterRound(1));
+    let run = cut("cut-in-pre-copy", Cut::InPreCopy);
     let outcome = stays_on_source(&run);
-    assert!(!outcome.source.switchover, "the cut came too late");
+    assert!(outcome.source.rounds.is_empty(), "the cut came too late");
 }
 
 #[test]
