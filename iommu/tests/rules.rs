@@ -427,3 +427,56 @@ fn a_device_that_may_have_come_to_identity_counts_as_there() {
         assert_eq!(world.iommu.writable_pages(), world.guest.frames());
     });
 }
+
+#[test]
+fn a_borrowed_device_reaches_one_page_and_then_what_it_reached_before() {
+    in_world(|mut world| {
+        let (domain, hardware) = (world.domains[0], world.hardware);
+        let frames = world.iommu.frames_available();
+        world.map(domain, 10, 1, 0, Access::ReadWrite).unwrap();
+        // A page of the hypervisor's: no slot of the guest has it.
+        let staging = world.staging();
+        let loan = world
+            .iommu
+            .borrow_device(device(1), staging, iova(1))
+            .unwrap();
+        assert!(hardware.write(device(1), iova(1)));
+        assert!(!hardware.write(device(1), iova(10)), "the guest's page");
+        hardware.land();
+        let landed: Vec<_> = hardware.take_landed();
+        assert_eq!(landed.len(), 1);
+        assert_eq!(landed[0].hpa, staging);
+
+        world.iommu.give_back(loan).unwrap();
+        assert!(!hardware.write(device(1), iova(1)), "the hypervisor's page");
+        world.device_write(device(1), 10).unwrap();
+        world.unmap(domain, 10, 1, true).unwrap();
+        assert!(world.log.is_marked(Gfn::new(0)));
+        assert_eq!(
+            world.log.count(),
+            1,
+            "the hypervisor's page is not reported"
+        );
+        assert_eq!(world.iommu.frames_available(), frames);
+    });
+}
+
+#[test]
+fn a_device_that_cannot_be_borrowed_stays_where_it_was() {
+    let config = Config {
+        table_frames: 8,
+        ..Config::default()
+    };
+    with_world(config, |mut world| {
+        let staging = world.staging();
+        let before = world.iommu.attachment(device(1));
+        let mut taken = 0;
+        while world.iommu.create_domain().is_ok() {
+            taken += 1;
+        }
+        let refused = world.iommu.borrow_device(device(1), staging, iova(1));
+        assert_eq!(refused.err(), Some(SpaceError::OutOfMemory));
+        assert_eq!(world.iommu.attachment(device(1)), before);
+        assert!(taken > 0);
+    });
+}

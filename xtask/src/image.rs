@@ -49,7 +49,15 @@ pub fn build(image: Image, features: &[&str]) -> Result<PathBuf> {
         // Either would replace the flags of the config file.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .args(["build", "--quiet", "--release", "--config", CONFIG, "--target", TARGET])
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--config",
+            CONFIG,
+            "--target",
+            TARGET,
+        ])
         .args(["--package", package, "--bin", package])
         .args(["--features", &features.join(",")])
         .arg("--target-dir")

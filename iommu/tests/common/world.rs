@@ -62,7 +62,8 @@ impl Default for Config {
 /// Runs `test` in a new world with two domains, device 1 attached to the first,
 /// and tracking on.
 pub fn with_world<R>(config: Config, test: impl FnOnce(World<'_>) -> R) -> R {
-    let arena = Arena::new(MEMORY, (GUEST_FRAMES + config.table_frames) as usize);
+    // One more than the guest and the tables take: see `World::staging`.
+    let arena = Arena::new(MEMORY, (GUEST_FRAMES + config.table_frames + 1) as usize);
     let words: Vec<AtomicU64> = std::iter::repeat_with(AtomicU64::default)
         .take(DirtyLog::words_needed(LARGE.end) as usize)
         .collect();
@@ -122,6 +123,11 @@ pub fn range(page: u64, pages: u64) -> IovaRange {
 }
 
 impl World<'_> {
+    /// A page of the hypervisor's, which is no guest memory.
+    pub fn staging(&self) -> Hpa {
+        Hpa::new(MEMORY.raw() + (GUEST_FRAMES + self.config.table_frames) * PAGE_SIZE)
+    }
+
     pub fn map(
         &mut self,
         domain: DomainId,
