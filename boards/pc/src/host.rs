@@ -1,6 +1,7 @@
 //! What the hypervisor found: the PC's parts that it needs, each ready for use.
 
 use crate::clock::{ClockError, Rates, TscClock};
+use hv_core::svm::{self, SvmError};
 use strandline_rt::acpi::{self, AcpiError, Tables};
 use strandline_rt::apic::{LocalApic, Mode, NoX2Apic};
 use strandline_rt::pci::{self, ConfigPorts, Function, PciError};
@@ -12,6 +13,9 @@ pub const MAX_DMAR: usize = 4096;
 /// The machine lacks something that the hypervisor cannot do without.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum DiscoveryError {
+    /// The CPU.
+    #[error(transparent)]
+    Cpu(#[from] SvmError),
     /// A table.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
@@ -65,6 +69,7 @@ impl Host {
         config: ConfigPorts,
         rsdp: Option<u64>,
     ) -> Result<Self, DiscoveryError> {
+        svm::check_support()?;
         let tables = Tables::new(memory, rsdp)?;
         let dmar = copy_dmar(&tables)?;
         let timer = tables.pm_timer()?;

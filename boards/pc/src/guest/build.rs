@@ -172,6 +172,7 @@ impl<'m> Guest<'m> {
                 state: None,
             },
             console: Serial::open(Port::Com3),
+            faults: 0,
             paused: payload.is_none(),
         })
     }

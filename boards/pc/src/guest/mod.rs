@@ -30,7 +30,7 @@ use hv_core::{Gpa, platform};
 use iommu::Iommu;
 use iommu::host::vtd::VtdUnit as HostUnit;
 use iommu::space::SpaceError;
-use iommu::unit::SourceId;
+use iommu::unit::{DmaFault, SourceId};
 use iommu::viommu::vtd::{VtdUnit, WINDOW};
 use iommu::viommu::{Service, Viommu};
 use iommu::vtd::FaultReason;
@@ -52,6 +52,8 @@ const DEVICE_NUMBER: u8 = 3;
 const VIOMMU_BUDGET: u32 = 64;
 /// How many faults are handed on in one turn.
 const FAULT_BUDGET: u32 = 16;
+/// How many faults are named in the log one by one.
+const NAMED_FAULTS: u64 = 16;
 
 /// The guest status that means content: what `strandline_rt::debug_exit` writes.
 const CONTENT: u32 = 0x10;
@@ -85,6 +87,8 @@ pub struct Guest<'m> {
     apic_id: u32,
     handover: Handover<'m>,
     console: Serial,
+    /// How many faults of the device were handed on.
+    faults: u64,
     /// Not to be run: it is about to leave, or has not arrived yet.
     paused: bool,
 }
@@ -190,25 +194,36 @@ impl Guest<'_> {
 
     /// Faults of the device become fault records of the guest's own unit.
     fn hand_on_faults(&mut self) {
-        let mut count = 0u64;
+        let before = self.faults;
         for _ in 0..FAULT_BUDGET {
             let Some(fault) = self.dma.take_fault() else {
                 break;
             };
-            count += 1;
-            match FaultReason::from_code(fault.reason) {
-                Some(reason) => info!("{} refused at {}: {reason}", fault.source, fault.iova),
-                None => warn!(
-                    "{} refused at {}: reason {:#x}",
-                    fault.source, fault.iova, fault.reason
-                ),
-            }
+            self.faults += 1;
+            self.log_fault(&fault);
             self.viommu
                 .inject_fault(self.memory, fault.source, fault.iova, fault.write);
         }
+        let count = self.faults - before;
         if count > 0 {
             events::emit("dma-fault", &[("count", count.into())]);
             self.send_viommu_interrupts();
+        }
+    }
+
+    /// Names the first faults, and then ever fewer of them: a guest can provoke any
+    /// number.
+    fn log_fault(&self, fault: &DmaFault) {
+        if self.faults > NAMED_FAULTS && !self.faults.is_power_of_two() {
+            return;
+        }
+        let (source, iova, count) = (fault.source, fault.iova, self.faults);
+        match FaultReason::from_code(fault.reason) {
+            Some(reason) => info!("fault {count}: {source} refused at {iova}: {reason}"),
+            None => warn!(
+                "fault {count}: {source} refused at {iova}: reason {:#x}",
+                fault.reason
+            ),
         }
     }
 }
