@@ -3,7 +3,7 @@
 use super::device::Handover;
 use super::{DEVICE_BAR, DEVICE_NUMBER, Guest, VIOMMU};
 use crate::host::Host;
-use hv_core::boot::{self, BootError};
+use hv_core::boot::{self, BootError, Payload};
 use hv_core::device::edu::Edu;
 use hv_core::memory::{AddSlotError, FramePool, GuestMemory, Slot};
 use hv_core::npt::{NestedTables, NptError};
@@ -92,14 +92,6 @@ pub struct Resources<'m> {
     pub vcpu: PhysRange,
     /// One counter a guest page.
     pub pins: &'m mut [u32],
-}
-
-/// What the guest starts with.
-pub struct Payload<'a> {
-    /// An ELF file with a PVH note.
-    pub image: &'a [u8],
-    /// Its command line.
-    pub command_line: &'a str,
 }
 
 impl<'m> Guest<'m> {
@@ -204,12 +196,7 @@ fn load(
         registers: VIOMMU,
         host_address_width: HOST_ADDRESS_WIDTH,
     };
-    boot::load(
-        memory,
-        payload.image,
-        payload.command_line,
-        &[&dmar.table()],
-    )
+    boot::load(memory, payload, &[&dmar.table()])
 }
 
 fn unit_registers(dmar: &[u8], device: SourceId) -> Result<PhysRange, BuildError> {

@@ -17,7 +17,7 @@ mod destination;
 mod device;
 mod source;
 
-pub use build::{BuildError, Payload, Resources, add_memory};
+pub use build::{BuildError, Resources, add_memory};
 
 use crate::events;
 use crate::host::Device;
