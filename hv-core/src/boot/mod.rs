@@ -12,6 +12,7 @@
 //! ```
 
 mod acpi;
+mod aml;
 mod elf;
 mod linux;
 

@@ -3,6 +3,7 @@
 //! The system call and segment base MSRs never exit (see `svm`'s permission map).
 
 use super::apic::Apic;
+use super::time::Time;
 use crate::vcpu::{EFER_ALLOWED, EFER_LMA, EFER_LME, VcpuState};
 
 const TSC: u32 = 0x10;
@@ -29,7 +30,7 @@ pub enum MsrEffect {
 }
 
 /// Carries out RDMSR.
-pub fn read(state: &VcpuState, apic: &Apic, msr: u32) -> Result<u64, Refused> {
+pub fn read(state: &VcpuState, apic: &Apic, msr: u32, now: Time) -> Result<u64, Refused> {
     match msr {
         TSC => Ok(state.tsc),
         APIC_BASE => Ok(apic.base()),
@@ -37,7 +38,7 @@ pub fn read(state: &VcpuState, apic: &Apic, msr: u32) -> Result<u64, Refused> {
         EFER => Ok(state.efer),
         // Read by kernels before they ask whether they exist.
         BIOS_SIGN_ID | MISC_ENABLE | SYSCFG | HWCR => Ok(0),
-        0x800..=0x8ff => apic.read(msr),
+        0x800..=0x8ff => apic.read_msr(msr, now),
         _ => Err(Refused),
     }
 }
@@ -48,6 +49,7 @@ pub fn write(
     apic: &mut Apic,
     msr: u32,
     value: u64,
+    now: Time,
 ) -> Result<MsrEffect, Refused> {
     match msr {
         TSC => return Ok(MsrEffect::SetTsc(value)),
@@ -68,7 +70,7 @@ pub fn write(
             state.efer = value & !EFER_LMA | state.efer & EFER_LMA;
         }
         BIOS_SIGN_ID | MISC_ENABLE | SYSCFG | HWCR => {}
-        0x800..=0x8ff => apic.write(msr, value)?,
+        0x800..=0x8ff => apic.write_msr(msr, value, now)?,
         _ => return Err(Refused),
     }
     Ok(MsrEffect::None)
@@ -78,12 +80,14 @@ pub fn write(
 mod tests {
     use super::*;
 
+    const NOW: Time = Time::from_ns(0);
+
     #[test]
     fn unknown_msrs_and_illegal_values_are_refused() {
         let (mut state, mut apic) = (VcpuState::pvh(0, 0), Apic::default());
-        assert_eq!(read(&state, &apic, 0xc001_0114), Err(Refused));
+        assert_eq!(read(&state, &apic, 0xc001_0114, NOW), Err(Refused));
         for (msr, value) in [(0x1234, 0), (PAT, 2), (EFER, 1 << 12)] {
-            assert_eq!(write(&mut state, &mut apic, msr, value), Err(Refused));
+            assert_eq!(write(&mut state, &mut apic, msr, value, NOW), Err(Refused));
         }
         assert_eq!(state, VcpuState::pvh(0, 0));
     }
@@ -91,10 +95,10 @@ mod tests {
     #[test]
     fn long_mode_is_not_switched_while_paging_is_on() {
         let (mut state, mut apic) = (VcpuState::pvh(0, 0), Apic::default());
-        write(&mut state, &mut apic, EFER, EFER_LME).unwrap();
-        assert_eq!(read(&state, &apic, EFER), Ok(EFER_LME));
+        write(&mut state, &mut apic, EFER, EFER_LME, NOW).unwrap();
+        assert_eq!(read(&state, &apic, EFER, NOW), Ok(EFER_LME));
         state.cr0 |= 1 << 31;
-        assert_eq!(write(&mut state, &mut apic, EFER, 0), Err(Refused));
-        assert!(write(&mut state, &mut apic, EFER, EFER_LME | 1).is_ok());
+        assert_eq!(write(&mut state, &mut apic, EFER, 0, NOW), Err(Refused));
+        assert!(write(&mut state, &mut apic, EFER, EFER_LME | 1, NOW).is_ok());
     }
 }

@@ -24,6 +24,10 @@ impl Vcpu for &mut Script {
         self.exits.pop_front().unwrap_or(Exit::HostInterrupt)
     }
 
+    fn tsc(&self) -> u64 {
+        self.tsc
+    }
+
     fn set_tsc(&mut self, value: u64) {
         self.tsc = value;
     }
@@ -84,7 +88,7 @@ fn with_vm(exits: &[Exit], test: impl FnOnce(&mut TestVm<'_>, &GuestMemory<'_, A
         entries: Vec::new(),
         tsc: 0,
     };
-    let platform = Platform::new(host_cpuid, PciBus::new());
+    let platform = Platform::new(host_cpuid, PciBus::new(), 1_000_000_000);
     test(
         &mut Vm::new(&memory, tables, &mut script, state, platform),
         &memory,
@@ -122,7 +126,7 @@ fn fault(gpa: u64) -> NestedFault {
 fn enable_apic(vm: &mut TestVm<'_>) {
     let apic = &mut vm.platform.apic;
     apic.set_base(apic.base() | 1 << 10).unwrap();
-    apic.write(0x80f, 0x1ff).unwrap();
+    apic.write_msr(0x80f, 0x1ff, Time::from_ns(0)).unwrap();
 }
 
 const MSI: Msi = Msi {
@@ -321,7 +325,7 @@ fn a_saved_guest_goes_on_elsewhere_and_a_bad_state_changes_nothing() {
         enable_apic(vm);
         vm.inject_msi(MSI);
         vm.state.gpr[3] = 0xabcd;
-        vm.state.tsc = 77;
+        vm.vcpu.tsc = 77;
         saved = Some(vm.save());
     });
     let state = VmState::read_from_bytes(saved.unwrap().as_bytes()).unwrap();

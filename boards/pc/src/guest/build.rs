@@ -147,7 +147,11 @@ impl<'m> Guest<'m> {
         let mut pci = PciBus::new();
         pci.add(virtual_function(bar))?;
         // The leaves a guest is shown are picked from those of this CPU.
-        let platform = Platform::new(|leaf, subleaf| cpuid!(leaf, subleaf), pci);
+        let platform = Platform::new(
+            |leaf, subleaf| cpuid!(leaf, subleaf),
+            pci,
+            host.rates.tsc_hz,
+        );
         Ok(Self {
             memory,
             vm: Vm::new(memory, tables, vcpu, state, platform),

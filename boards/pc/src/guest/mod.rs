@@ -58,7 +58,7 @@ const CONTENT: u32 = 0x10;
 
 /// What goes across beside memory, in this order.
 const SECTIONS: [SectionInfo; 3] = [
-    section(1, 1),
+    section(1, 2),
     section(2, iommu::viommu::vtd::STATE_VERSION as u16),
     section(3, 1),
 ];
