@@ -262,3 +262,126 @@ fn check<'a>(
         initramfs_at,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::with_memory;
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    /// Two MiB, as `with_memory` has.
+    const END: u64 = 0x20_0000;
+    const PREFERRED: u64 = 0x10_0000;
+    const INIT_SIZE: u64 = 0x8_0000;
+    const INITRAMFS_MAX: u64 = 0x1f_ffff;
+
+    /// A kernel with one setup sector and eight bytes of code.
+    fn image() -> Vec<u8> {
+        let mut file = std::vec![0; 1024];
+        let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0x1f1, &[1]);
+        put(0x1fe, &BOOT_FLAG.to_le_bytes());
+        put(0x202, &MAGIC);
+        put(0x206, &0x20fu16.to_le_bytes());
+        put(0x211, &[LOADED_HIGH]);
+        put(0x22c, &(INITRAMFS_MAX as u32).to_le_bytes());
+        put(0x238, &255u32.to_le_bytes());
+        put(0x258, &PREFERRED.to_le_bytes());
+        put(0x260, &(INIT_SIZE as u32).to_le_bytes());
+        file.extend_from_slice(b"kernel!!");
+        file
+    }
+
+    fn layout() -> Layout {
+        Layout {
+            end: END,
+            rsdp: 0xe_0000,
+            info: super::super::START_INFO,
+            command_line: super::super::COMMAND_LINE,
+        }
+    }
+
+    #[test]
+    fn a_kernel_finds_itself_its_initramfs_and_its_command_line() {
+        with_memory(|memory| {
+            let state = load(memory, &image(), b"ramfs", "quiet", &layout()).unwrap();
+            assert_eq!(state.rip, PREFERRED);
+            let mut params = [0; 4096];
+            let info = Gpa::new(state.gpr[gpr::RSI]);
+            memory.read(info, &mut params).unwrap();
+            let params = BootParams::read_from_bytes(&params).unwrap();
+            let bytes_at = |at: u64| {
+                let mut bytes = [0; 8];
+                memory.read(Gpa::new(at), &mut bytes).unwrap();
+                bytes
+            };
+            assert_eq!(&bytes_at(PREFERRED), b"kernel!!");
+            let header = params.header;
+            assert_eq!({ header.initramfs_size }, 5);
+            let at = u64::from(header.initramfs_address);
+            assert_eq!(at, END - PAGE_SIZE);
+            assert_eq!(&bytes_at(at)[..5], b"ramfs");
+            assert_eq!(&bytes_at(header.command_line.into())[..6], b"quiet\0");
+            let [_, _, high, ..] = params.memory_map;
+            assert_eq!({ high.start } + { high.bytes }, END);
+            assert_eq!((params.memory_map_entries, { params.rsdp }), (3, 0xe_0000));
+        });
+    }
+
+    #[test]
+    fn each_defect_is_named() {
+        type Break = fn(&mut Vec<u8>);
+        let kernel = |start, bytes| LinuxError::Kernel {
+            start,
+            bytes,
+            end: END,
+        };
+        let cases: [(Break, LinuxError); 6] = [
+            (|f| f[0x206] = 0x0b, LinuxError::Protocol(0x20b)),
+            (|f| f[0x211] = 0, LinuxError::LoadedLow),
+            (|f| f.truncate(1024), LinuxError::Truncated),
+            (|f| f[0x1f1] = 0xff, LinuxError::Truncated),
+            (
+                |f| f[0x25f] = 0xff,
+                kernel(0xff00_0000_0010_0000, INIT_SIZE),
+            ),
+            (|f| f[0x262] = 0x11, kernel(PREFERRED, 0x11_0000)),
+        ];
+        for (damage, error) in cases {
+            let mut file = image();
+            damage(&mut file);
+            assert!(is_kernel(&file));
+            assert_eq!(check(&file, 0, "", END).err(), Some(error));
+        }
+        let long = "x".repeat(256);
+        let refused = check(&image(), 0, &long, END).err();
+        assert_eq!(refused, Some(LinuxError::CommandLine(255)));
+    }
+
+    #[test]
+    fn an_initramfs_fits_exactly_or_is_refused() {
+        let room = END - PREFERRED - INIT_SIZE;
+        assert!(check(&image(), room, "", END).is_ok());
+        for bytes in [room + 1, u64::MAX] {
+            let refused = check(&image(), bytes, "", END).err();
+            assert_eq!(refused, Some(LinuxError::Initramfs { bytes, room }));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_kernels_never_panic(at in 0x1f1usize..0x270, value: u64, cut in 0usize..1033) {
+            let mut file = image();
+            for (byte, new) in file.iter_mut().skip(at).zip(value.to_le_bytes()) {
+                *byte = new;
+            }
+            file.truncate(cut);
+            if is_kernel(&file) {
+                with_memory(|memory| {
+                    let _ = load(memory, &file, b"ramfs", "quiet", &layout());
+                });
+            }
+        }
+    }
+}

@@ -14,6 +14,7 @@ const PAT: u32 = 0x277;
 const EFER: u32 = 0xc000_0080;
 const SYSCFG: u32 = 0xc001_0010;
 const HWCR: u32 = 0xc001_0015;
+const NB_CFG: u32 = 0xc001_001f;
 
 /// The guest gets #GP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -37,7 +38,7 @@ pub fn read(state: &VcpuState, apic: &Apic, msr: u32, now: Time) -> Result<u64, 
         PAT => Ok(state.pat),
         EFER => Ok(state.efer),
         // Read by kernels before they ask whether they exist.
-        BIOS_SIGN_ID | MISC_ENABLE | SYSCFG | HWCR => Ok(0),
+        BIOS_SIGN_ID | MISC_ENABLE | SYSCFG | HWCR | NB_CFG => Ok(0),
         0x800..=0x8ff => apic.read_msr(msr, now),
         _ => Err(Refused),
     }
@@ -69,7 +70,7 @@ pub fn write(
             }
             state.efer = value & !EFER_LMA | state.efer & EFER_LMA;
         }
-        BIOS_SIGN_ID | MISC_ENABLE | SYSCFG | HWCR => {}
+        BIOS_SIGN_ID | MISC_ENABLE | SYSCFG | HWCR | NB_CFG => {}
         0x800..=0x8ff => apic.write_msr(msr, value, now)?,
         _ => return Err(Refused),
     }
