@@ -14,6 +14,7 @@
 //! reads all ones, an unknown MSR is #GP, and what cannot go on is
 //! [`Event::Fatal`] for this guest alone.
 
+mod alu;
 mod decode;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,7 @@ use crate::vcpu::gpr::{RAX, RCX};
 use crate::vcpu::{
     Entry, Exit, Intercepted, IoAccess, NestedFault, Pending, StateError, Vcpu, VcpuState,
 };
-use decode::{Direction, MAX_LENGTH, sign_extend, truncate};
+use decode::{MAX_LENGTH, Operation, Place, sign_extend, truncate};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Device registers that the image emulates, such as a vIOMMU.
@@ -96,8 +97,8 @@ pub enum GuestError {
         /// Where.
         gpa: Gpa,
     },
-    /// It accessed device registers with an instruction other than a move, or not
-    /// in 64-bit code.
+    /// It accessed device registers with an instruction that is not emulated, or
+    /// not in 64-bit code.
     #[error("the guest accesses {gpa} with an instruction at RIP {rip:#x} that is not emulated")]
     Instruction {
         /// The instruction.
@@ -375,41 +376,68 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
             return Some(Event::Fatal(GuestError::Instruction { rip, gpa }));
         };
         let width = access.width;
-        let region = regions
+        let mut region = regions
             .iter_mut()
             .find(|region| region.contains(gpa, width));
         let is_outside = region.is_some();
-        match access.direction {
-            Direction::Read { to, is_signed } => {
+        match access.operation {
+            Operation::Read { to, is_signed } => {
                 let value = self.read_bus(region, gpa, width);
                 let value = if is_signed {
                     sign_extend(value, width)
                 } else {
-                    truncate(value, width)
+                    value
                 };
                 to.set(&mut self.state, value);
             }
-            Direction::Write(from) => {
-                let value = from.get(&self.state);
+            Operation::Write(from) => {
+                // A move within the device does not exist.
+                let value = self.value_of(from).unwrap_or_default();
                 self.write_bus(region, gpa, width, value);
             }
-            Direction::WriteImmediate(value) => self.write_bus(region, gpa, width, value),
+            Operation::Exchange(register) => {
+                let value = self.read_bus(region.as_deref_mut(), gpa, width);
+                self.write_bus(region, gpa, width, register.get(&self.state));
+                register.set(&mut self.state, value);
+            }
+            Operation::Compute { op, to, from } => {
+                let device = self.read_bus(region.as_deref_mut(), gpa, width);
+                let left = self.value_of(to).unwrap_or(device);
+                let right = self.value_of(from).unwrap_or(device);
+                let (result, rflags) = alu::compute(op, left, right, width, self.state.rflags);
+                self.state.rflags = rflags;
+                match (to, result) {
+                    (Place::Device, Some(value)) => self.write_bus(region, gpa, width, value),
+                    (Place::Register(to), Some(value)) => to.set(&mut self.state, value),
+                    _ => {}
+                }
+            }
         }
         self.state.advance_to(rip.wrapping_add(access.length));
         is_outside.then_some(Event::MmioDone)
     }
 
+    /// The value in a place on the CPU's side.
+    fn value_of(&self, place: Place) -> Option<u64> {
+        match place {
+            Place::Device => None,
+            Place::Register(register) => Some(register.get(&self.state)),
+            Place::Immediate(value) => Some(value),
+        }
+    }
+
     /// Reads from a region of the image, or else from the platform, whose registers
     /// are 32 bits wide.
     fn read_bus(&mut self, region: Option<&mut MmioRegion<'_>>, gpa: Gpa, width: u8) -> u64 {
-        match region {
+        let value = match region {
             Some(region) => region.device.read(gpa.raw() - region.gpa.raw(), width),
             None if width == 4 => {
                 let value = self.platform.read_memory(gpa, self.now());
                 value.map_or(u64::MAX, u64::from)
             }
             None => u64::MAX,
-        }
+        };
+        truncate(value, width)
     }
 
     /// Writes likewise.
@@ -433,8 +461,8 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
         self.platform.timeline.at(self.vcpu.tsc())
     }
 
-    /// The move at RIP, in 64-bit code.
-    fn decode_current(&self) -> Option<decode::Move> {
+    /// The access at RIP, in 64-bit code.
+    fn decode_current(&self) -> Option<decode::Access> {
         if !self.state.is_64_bit() {
             return None;
         }
