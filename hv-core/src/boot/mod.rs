@@ -176,10 +176,12 @@ pub fn load<M: PhysMemory>(
             &layout,
         )?);
     }
+    // What is wrong with the image itself is the better answer.
+    let state = load_pvh(memory, image, command_line, &layout)?;
     if !initramfs.is_empty() {
         return Err(BootError::Initramfs);
     }
-    load_pvh(memory, image, command_line, &layout)
+    Ok(state)
 }
 
 fn load_pvh<M: PhysMemory>(
@@ -297,6 +299,18 @@ mod tests {
             let long = std::string::String::from_utf8(std::vec![b'a'; 4096]).unwrap();
             let refused = load(memory, &elf(&image, &long), &[]);
             assert_eq!(refused, Err(BootError::CommandLine(4096)));
+            let with_initramfs = Payload {
+                initramfs: &[0],
+                ..elf(&image, "")
+            };
+            let refused = load(memory, &with_initramfs, &[]);
+            assert_eq!(refused, Err(BootError::Initramfs));
+            let no_kernel = Payload {
+                image: b"#!/bin/sh",
+                ..with_initramfs
+            };
+            let refused = load(memory, &no_kernel, &[]);
+            assert_eq!(refused, Err(ElfError::NotExecutable.into()));
             let huge = std::vec![0; 0x18000];
             let refused = load(memory, &elf(&image, ""), &[&huge]);
             assert_eq!(refused, Err(BootError::AcpiTables));
