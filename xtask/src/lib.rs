@@ -8,12 +8,14 @@
 //!  qemu          -> the emulator      events, ledger -> what they said (observation)
 //!                                     verdict -> whether that is a success
 //!                                     report  -> the table and the JSON
+//!  linux         -> a stock kernel as the guest
 //! ```
 
 pub mod events;
 pub mod image;
 pub mod images;
 pub mod ledger;
+pub mod linux;
 pub mod machine;
 pub mod observation;
 pub mod progress;

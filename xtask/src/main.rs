@@ -17,7 +17,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Run(command::run::Args),
+    Run(Box<command::run::Args>),
     Build(command::build::Args),
     Test(command::test::Args),
     Lint(command::lint::Args),

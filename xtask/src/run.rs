@@ -41,6 +41,8 @@ pub struct Run {
     pub operations: Option<u64>,
     /// Options for the guest besides these, like `mode=garbage`.
     pub guest_options: Vec<String>,
+    /// The guest's command line, instead of seed, operations and options.
+    pub guest_line: Option<String>,
     /// The guest's memory.
     pub memory: Size,
     /// What the destination is told the guest's memory is, if something else.
@@ -72,6 +74,7 @@ impl Run {
             seed: 1,
             operations: None,
             guest_options: Vec::new(),
+            guest_line: None,
             memory: Size::mib(64),
             destination_memory: None,
             // So slow that the guest does hundreds of operations meanwhile.
@@ -208,9 +211,15 @@ impl Run {
                 self.downtime_limit.map(|it| it.to_string()),
             );
             give("migrate-after", self.migrate_after.map(|it| it.to_string()));
-            options.push(format!("-- seed={}", self.seed));
-            options.extend(self.operations.map(|count| format!("operations={count}")));
-            options.extend(self.guest_options.iter().cloned());
+            options.push("--".to_owned());
+            match &self.guest_line {
+                Some(line) => options.push(line.clone()),
+                None => {
+                    options.push(format!("seed={}", self.seed));
+                    options.extend(self.operations.map(|count| format!("operations={count}")));
+                    options.extend(self.guest_options.iter().cloned());
+                }
+            }
         }
         options.join(" ")
     }

@@ -3,6 +3,7 @@
 
 use core::fmt::Display;
 use hv_core::PAGE_SHIFT;
+use hv_core::boot::Payload;
 use hv_core::dirty::DirtyLog;
 use hv_core::memory::GuestMemory;
 use log::{error, info};
@@ -12,8 +13,9 @@ use migration::source::{Source, SourceParams};
 use migration::stream::RECORD_BYTES;
 use spin::Mutex;
 use strandline_pc::budget::Budget;
-use strandline_pc::guest::{Guest, GuestEnd, Payload, Resources, add_memory};
+use strandline_pc::guest::{Guest, GuestEnd, Resources, add_memory};
 use strandline_pc::host::Host;
+use strandline_pc::modules::Modules;
 use strandline_pc::options::{MAX_MEMORY, Options, Role};
 use strandline_pc::{destination, events, source, tick, vectors};
 use strandline_rt::debug_exit::{Exit, exit};
@@ -147,11 +149,11 @@ fn payload<'a>(boot: &'static BootInfo, options: &Options<'a>) -> Option<Payload
     if options.role != Role::Source {
         return None;
     }
-    let image = boot.module_bytes(0).unwrap_or_else(|| {
-        refuse(&"the guest's image is missing: give it as the first boot module")
-    });
+    let modules = Modules::find([boot.module_bytes(0), boot.module_bytes(1)])
+        .unwrap_or_else(|error| refuse(&error));
     Some(Payload {
-        image,
+        image: modules.kernel,
+        initramfs: modules.initramfs,
         command_line: options.guest,
     })
 }

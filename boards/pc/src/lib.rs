@@ -15,6 +15,7 @@ pub mod destination;
 pub mod events;
 pub mod guest;
 pub mod host;
+pub mod modules;
 pub mod options;
 pub mod source;
 pub mod tick;

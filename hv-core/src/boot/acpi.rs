@@ -1,22 +1,60 @@
-//! The ACPI tables of a guest: RSDP, XSDT, MADT, and what the image adds.
+//! The ACPI tables of a guest: RSDP, XSDT, FADT, DSDT, MADT, and what the image
+//! adds.
 //!
 //! ACPI Specification 6.5: RSDP section 5.2.5.3, table header 5.2.6, XSDT 5.2.8,
-//! MADT 5.2.12. There is no FADT, so no fixed hardware: nothing a PVH guest needs.
+//! FADT 5.2.9, MADT 5.2.12. The platform is hardware-reduced (section 4.1): it has
+//! the power management timer and no other fixed hardware.
 
-use super::BootError;
+use super::{BootError, aml};
 use crate::Gpa;
 use crate::memory::{GuestMemory, PhysMemory};
+use crate::platform::{PM_TIMER_PORT, ioapic};
 use heapless::Vec;
 
 /// The most tables the image can add.
 const MAX_EXTRA: usize = 6;
 /// Bytes of a table header.
 const HEADER: usize = 36;
-/// The local APIC's address, and one enabled local APIC with id 0 (type 0).
-const MADT_BODY: [u8; 16] = [
-    0x00, 0x00, 0xe0, 0xfe, 0, 0, 0, 0, // FEE0_0000h, no 8259s
-    0, 8, 0, 0, 1, 0, 0, 0, // type, length, processor, id, enabled
-];
+/// Bytes of the longest table that is made here.
+const MAX_TABLE: usize = 320;
+/// Bytes of the FADT behind its header.
+const FADT_BODY: usize = 276 - HEADER;
+
+/// The local APIC's address; one enabled local APIC with id 0 (type 0); and one
+/// I/O APIC with id 0 (type 1), whose interrupts start at 0.
+fn madt_body() -> [u8; 28] {
+    let mut body = [
+        0x00, 0x00, 0xe0, 0xfe, 0, 0, 0, 0, // FEE0_0000h, no 8259s
+        0, 8, 0, 0, 1, 0, 0, 0, // type, length, processor, id, enabled
+        1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // type, length, id, address, first
+    ];
+    body[20..24].copy_from_slice(&(ioapic::WINDOW as u32).to_le_bytes());
+    body
+}
+
+fn fadt_body(dsdt: Gpa) -> [u8; FADT_BODY] {
+    // IAPC_BOOT_ARCH: no VGA, no RTC; bits 0 and 1 clear: nothing else of a PC.
+    const BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
+    // TMR_VAL_EXT: a timer of 32 bits; HW_REDUCED_ACPI.
+    const FLAGS: u32 = 1 << 8 | 1 << 20;
+    const MINOR: u8 = 5;
+    // A generic address: system I/O, 32 bits, dword access.
+    let [low, high] = PM_TIMER_PORT.to_le_bytes();
+    let timer = [1, 32, 0, 3, low, high, 0, 0, 0, 0, 0, 0];
+
+    let mut body = [0; FADT_BODY];
+    let mut put = |at: usize, bytes: &[u8]| {
+        body[at - HEADER..at - HEADER + bytes.len()].copy_from_slice(bytes);
+    };
+    put(76, &u32::from(PM_TIMER_PORT).to_le_bytes());
+    put(91, &[4]);
+    put(109, &BOOT_ARCH.to_le_bytes());
+    put(112, &FLAGS.to_le_bytes());
+    put(131, &[MINOR]);
+    put(140, &dsdt.raw().to_le_bytes());
+    put(208, &timer);
+    body
+}
 
 /// Writes the tables to `start..end` and returns the address of the RSDP.
 pub(super) fn write<M: PhysMemory>(
@@ -38,9 +76,12 @@ pub(super) fn write<M: PhysMemory>(
     };
     // The RSDP comes first, but is known last.
     let rsdp_at = place(&[0; 36])?;
-    let mut pointers = Vec::<u8, { 8 * (MAX_EXTRA + 1) }>::new();
-    let madt = table(*b"APIC", 5, &MADT_BODY)?;
-    for bytes in core::iter::once(madt.as_slice()).chain(extra.iter().copied()) {
+    let dsdt = place(&table(*b"DSDT", 2, &aml::definition_block()?)?)?;
+    let fadt = table(*b"FACP", 6, &fadt_body(dsdt))?;
+    let madt = table(*b"APIC", 5, &madt_body())?;
+    let mut pointers = Vec::<u8, { 8 * (MAX_EXTRA + 2) }>::new();
+    let own = [fadt.as_slice(), madt.as_slice()];
+    for bytes in own.into_iter().chain(extra.iter().copied()) {
         let at = place(bytes)?.raw().to_le_bytes();
         pointers
             .extend_from_slice(&at)
@@ -52,7 +93,7 @@ pub(super) fn write<M: PhysMemory>(
 }
 
 /// A table with header and checksum.
-fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Result<Vec<u8, 128>, BootError> {
+fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Result<Vec<u8, MAX_TABLE>, BootError> {
     let mut table = Vec::new();
     let length = (HEADER + body.len()) as u32;
     let parts: [&[u8]; 9] = [
@@ -117,13 +158,17 @@ mod tests {
             assert_eq!(checksum(&rsdp[..20]), 0);
             assert_eq!(checksum(&rsdp), 0);
             let xsdt_at = u64::from_le_bytes(rsdp[24..32].try_into().unwrap());
-            let xsdt: [u8; HEADER + 16] = bytes_at(memory, xsdt_at);
+            let xsdt: [u8; HEADER + 24] = bytes_at(memory, xsdt_at);
             assert_eq!(&xsdt[..4], b"XSDT");
             assert_eq!(checksum(&xsdt), 0);
             let pointer = |at: usize| u64::from_le_bytes(xsdt[at..at + 8].try_into().unwrap());
-            let madt: [u8; HEADER + 16] = bytes_at(memory, pointer(HEADER));
+            let fadt: [u8; 276] = bytes_at(memory, pointer(HEADER));
+            assert_eq!((&fadt[..4], checksum(&fadt)), (&b"FACP"[..], 0));
+            let dsdt_at = u64::from_le_bytes(fadt[140..148].try_into().unwrap());
+            assert_eq!(&bytes_at::<4>(memory, dsdt_at), b"DSDT");
+            let madt: [u8; HEADER + 28] = bytes_at(memory, pointer(HEADER + 8));
             assert_eq!((&madt[..4], checksum(&madt)), (&b"APIC"[..], 0));
-            let dmar: [u8; 4] = bytes_at(memory, pointer(HEADER + 8));
+            let dmar: [u8; 4] = bytes_at(memory, pointer(HEADER + 16));
             assert_eq!(&dmar, b"DMAR");
         });
     }

@@ -62,7 +62,7 @@ const OWNER: &[u8] = b"Xen\0";
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ElfError {
     /// Not an ELF file for this machine.
-    #[error("the guest is not a 64-bit little-endian x86-64 ELF executable")]
+    #[error("the guest is neither a Linux kernel nor a 64-bit little-endian x86-64 ELF executable")]
     NotExecutable,
     /// A header or a segment lies outside the file.
     #[error("the guest's ELF file is cut off or refers to bytes outside itself")]

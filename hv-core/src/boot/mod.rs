@@ -1,19 +1,23 @@
-//! Starting a guest as a PVH loader does.
+//! Starting a guest as a PVH loader does, or as a loader of Linux does; the file
+//! says which.
 //!
-//! Xen's `docs/misc/pvh.pandoc` and `include/public/arch-x86/hvm/start_info.h`. A
+//! Xen's `docs/misc/pvh.pandoc` and `include/public/arch-x86/hvm/start_info.h`: a
 //! 64-bit ELF names its 32-bit entry in a note; the loader copies its segments to
 //! their physical addresses, describes the machine in `hvm_start_info`, and enters
-//! with EBX pointing to it.
+//! with EBX pointing to it. For Linux kernels see `linux`.
 //!
 //! ```text
-//!   0          A_0000     E_0000        F_8000       10_0000            end
-//!   | RAM       | reserved | ACPI tables | start info | RAM: the image   |
+//!   0          A_0000     E_0000        F_8000       10_0000                    end
+//!   | RAM       | reserved | ACPI tables | start info | RAM: image ... initramfs |
 //! ```
 
 mod acpi;
+mod aml;
 mod elf;
+mod linux;
 
 pub use elf::ElfError;
+pub use linux::LinuxError;
 
 use crate::memory::{GuestMemory, OutsideMemory, PhysMemory};
 use crate::vcpu::VcpuState;
@@ -39,9 +43,9 @@ const MAX_MEMORY: u64 = 0xc000_0000;
 
 /// `XEN_HVM_START_MAGIC_VALUE`.
 const MAGIC: u32 = 0x336e_c578;
-/// `XEN_HVM_MEMMAP_TYPE_RAM`.
+/// `XEN_HVM_MEMMAP_TYPE_RAM`, and `E820_TYPE_RAM`.
 const RAM: u32 = 1;
-/// `XEN_HVM_MEMMAP_TYPE_RESERVED`.
+/// `XEN_HVM_MEMMAP_TYPE_RESERVED`, and `E820_TYPE_RESERVED`.
 const RESERVED: u32 = 2;
 
 /// `struct hvm_start_info`, version 1.
@@ -70,12 +74,44 @@ struct MemoryRange {
     reserved: u32,
 }
 
+/// Where the guest's memory ends and where the loader's own data goes.
+struct Layout {
+    /// The end of memory.
+    end: u64,
+    /// The ACPI root pointer.
+    rsdp: u64,
+    /// The start information or boot parameters, one page.
+    info: u64,
+    /// The command line.
+    command_line: u64,
+}
+
+impl Layout {
+    /// Types are the same for PVH and for a Linux kernel.
+    fn memory_map(&self) -> [MemoryRange; 3] {
+        let range = |start: u64, end: u64, kind| MemoryRange {
+            start,
+            bytes: end - start,
+            kind,
+            reserved: 0,
+        };
+        [
+            range(0, LOW_END, RAM),
+            range(LOW_END, HIGH_START, RESERVED),
+            range(HIGH_START, self.end, RAM),
+        ]
+    }
+}
+
 /// Why a guest cannot be started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BootError {
-    /// The file.
+    /// An ELF file, or a file that is neither.
     #[error(transparent)]
     Elf(#[from] ElfError),
+    /// A Linux kernel.
+    #[error(transparent)]
+    Linux(#[from] LinuxError),
     /// The guest has no memory at this address.
     #[error(transparent)]
     Outside(#[from] OutsideMemory),
@@ -85,57 +121,95 @@ pub enum BootError {
     /// The command line is too long.
     #[error("the guest's command line has {0} bytes, the limit is {MAX_COMMAND_LINE}")]
     CommandLine(usize),
+    /// An initramfs was given with an image that is not a Linux kernel.
+    #[error("an initramfs goes with a Linux kernel only")]
+    Initramfs,
     /// The ACPI tables do not fit below the start information, or are too many.
     #[error("the ACPI tables do not fit")]
     AcpiTables,
 }
 
-/// Loads `image` into the guest's memory together with the description of its
+/// What a guest starts with.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    /// An ELF file with a PVH note, or a Linux kernel (bzImage).
+    pub image: &'a [u8],
+    /// A Linux kernel's initramfs; empty: none.
+    pub initramfs: &'a [u8],
+    /// The command line.
+    pub command_line: &'a str,
+}
+
+/// Loads the payload into the guest's memory together with the description of its
 /// machine, and returns the state its CPU starts in. `tables` are complete ACPI
 /// tables to list beside our own, such as a DMAR; their checksums are the caller's.
 ///
-/// `image` is not trusted. On an error the guest's memory may be partly written.
+/// The payload is not trusted. On an error the guest's memory may be partly
+/// written.
 pub fn load<M: PhysMemory>(
     memory: &GuestMemory<'_, M>,
-    image: &[u8],
-    command_line: &str,
+    payload: &Payload<'_>,
     tables: &[&[u8]],
 ) -> Result<VcpuState, BootError> {
     let end = memory_end(memory)?;
-    if command_line.len() > MAX_COMMAND_LINE {
-        return Err(BootError::CommandLine(command_line.len()));
+    if payload.command_line.len() > MAX_COMMAND_LINE {
+        return Err(BootError::CommandLine(payload.command_line.len()));
     }
-    let entry = elf::load(memory, image, end)?;
     let rsdp = acpi::write(memory, Gpa::new(ACPI), Gpa::new(START_INFO), tables)?;
-    let range = |start: u64, end: u64, kind| MemoryRange {
-        start,
-        bytes: end - start,
-        kind,
-        reserved: 0,
+    let layout = Layout {
+        end,
+        rsdp: rsdp.raw(),
+        info: START_INFO,
+        command_line: COMMAND_LINE,
     };
-    let map = [
-        range(0, LOW_END, RAM),
-        range(LOW_END, HIGH_START, RESERVED),
-        range(HIGH_START, end, RAM),
-    ];
+    let Payload {
+        image,
+        initramfs,
+        command_line,
+    } = *payload;
+    if linux::is_kernel(image) {
+        return Ok(linux::load(
+            memory,
+            image,
+            initramfs,
+            command_line,
+            &layout,
+        )?);
+    }
+    // What is wrong with the image itself is the better answer.
+    let state = load_pvh(memory, image, command_line, &layout)?;
+    if !initramfs.is_empty() {
+        return Err(BootError::Initramfs);
+    }
+    Ok(state)
+}
+
+fn load_pvh<M: PhysMemory>(
+    memory: &GuestMemory<'_, M>,
+    image: &[u8],
+    command_line: &str,
+    layout: &Layout,
+) -> Result<VcpuState, BootError> {
+    let entry = elf::load(memory, image, layout.end)?;
+    let map = layout.memory_map();
     let start_info = StartInfo {
         magic: MAGIC,
         version: 1,
         flags: 0,
         module_count: 0,
         module_list: 0,
-        command_line: COMMAND_LINE,
-        rsdp: rsdp.raw(),
+        command_line: layout.command_line,
+        rsdp: layout.rsdp,
         memory_map: MEMORY_MAP,
         memory_map_entries: map.len() as u32,
         reserved: 0,
     };
-    memory.write(Gpa::new(START_INFO), start_info.as_bytes())?;
+    memory.write(Gpa::new(layout.info), start_info.as_bytes())?;
     memory.write(Gpa::new(MEMORY_MAP), map.as_bytes())?;
-    memory.write(Gpa::new(COMMAND_LINE), command_line.as_bytes())?;
-    let terminator = COMMAND_LINE + command_line.len() as u64;
+    memory.write(Gpa::new(layout.command_line), command_line.as_bytes())?;
+    let terminator = layout.command_line + command_line.len() as u64;
     memory.write(Gpa::new(terminator), &[0])?;
-    Ok(VcpuState::pvh(entry, START_INFO as u32))
+    Ok(VcpuState::pvh(entry, layout.info as u32))
 }
 
 /// The end of the guest's memory.
@@ -181,6 +255,14 @@ mod tests {
         test(&memory);
     }
 
+    fn elf<'a>(image: &'a [u8], command_line: &'a str) -> Payload<'a> {
+        Payload {
+            image,
+            initramfs: &[],
+            command_line,
+        }
+    }
+
     fn u64_at(memory: &GuestMemory<'_, Arena>, gpa: u64) -> u64 {
         memory.read_u64(Gpa::new(gpa)).unwrap()
     }
@@ -190,7 +272,7 @@ mod tests {
         with_memory(|memory| {
             let image = elf::tests::image();
             let table = [0xd0; 48];
-            let state = load(memory, &image, "seed=1", &[&table]).unwrap();
+            let state = load(memory, &elf(&image, "seed=1"), &[&table]).unwrap();
             assert_eq!(state.rip, 0x10_0040);
             let info = u64::from(state.gpr32(crate::vcpu::gpr::RBX));
             assert_eq!(u64_at(memory, info) as u32, MAGIC);
@@ -215,10 +297,22 @@ mod tests {
         with_memory(|memory| {
             let image = elf::tests::image();
             let long = std::string::String::from_utf8(std::vec![b'a'; 4096]).unwrap();
-            let refused = load(memory, &image, &long, &[]);
+            let refused = load(memory, &elf(&image, &long), &[]);
             assert_eq!(refused, Err(BootError::CommandLine(4096)));
+            let with_initramfs = Payload {
+                initramfs: &[0],
+                ..elf(&image, "")
+            };
+            let refused = load(memory, &with_initramfs, &[]);
+            assert_eq!(refused, Err(BootError::Initramfs));
+            let no_kernel = Payload {
+                image: b"#!/bin/sh",
+                ..with_initramfs
+            };
+            let refused = load(memory, &no_kernel, &[]);
+            assert_eq!(refused, Err(ElfError::NotExecutable.into()));
             let huge = std::vec![0; 0x18000];
-            let refused = load(memory, &image, "", &[&huge]);
+            let refused = load(memory, &elf(&image, ""), &[&huge]);
             assert_eq!(refused, Err(BootError::AcpiTables));
         });
     }

@@ -1,10 +1,13 @@
-//! A local APIC in x2APIC mode, for the one CPU of a guest, with id 0.
+//! A local APIC for the one CPU of a guest, with id 0.
 //!
-//! AMD64 Architecture Programmer's Manual volume 2, chapter 16, section 16.11
-//! (x2APIC). There is no memory-mapped interface and no timer: the timer's
-//! registers keep what is written, and the count reads 0.
+//! AMD64 Architecture Programmer's Manual volume 2, chapter 16: registers in memory
+//! at FEE0_0000h (section 16.3), or MSRs in x2APIC mode (section 16.11). A register
+//! has the same number in both: bits 11:4 of its address, or its MSR less 800h.
+//! Logical destinations follow the flat model; the destination format is fixed.
 
+use super::apic_timer::{Tick, Timer, TimerState};
 use super::msr::Refused;
+use super::time::Time;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// APIC_BASE: this is the boot CPU.
@@ -16,14 +19,15 @@ const BASE_ENABLE: u64 = 1 << 11;
 /// APIC_BASE: the address, fixed here.
 const BASE_ADDRESS: u64 = 0xfee0_0000;
 /// Version 14h with six local vectors.
-const VERSION: u64 = 0x0005_0014;
+const VERSION: u32 = 0x0005_0014;
 /// SVR: software enable.
 const SVR_ENABLE: u32 = 1 << 8;
 /// Local vectors: masked.
 const LVT_MASKED: u32 = 1 << 16;
-/// The first MSR of the local vectors: timer, thermal, performance, LINT0, LINT1,
-/// error.
-const FIRST_LVT: u32 = 0x832;
+/// Local vectors: the timer is periodic.
+const LVT_PERIODIC: u32 = 1 << 17;
+/// The bits of a local vector that can be written.
+const LVT_WRITABLE: u32 = 0x0007_ffff;
 /// Vectors below this are exceptions; the APIC never delivers them.
 const FIRST_VECTOR: u8 = 16;
 
@@ -36,10 +40,48 @@ pub struct Msi {
     pub data: u32,
 }
 
+/// Where the registers are in memory.
+pub const WINDOW: u64 = BASE_ADDRESS;
+/// The first MSR of x2APIC mode.
+const FIRST_MSR: u32 = 0x800;
+
+/// Numbers of registers.
+mod register {
+    pub(super) const ID: u32 = 0x02;
+    pub(super) const VERSION: u32 = 0x03;
+    pub(super) const TASK_PRIORITY: u32 = 0x08;
+    pub(super) const PROCESSOR_PRIORITY: u32 = 0x0a;
+    pub(super) const END_OF_INTERRUPT: u32 = 0x0b;
+    pub(super) const LOGICAL_DESTINATION: u32 = 0x0d;
+    pub(super) const DESTINATION_FORMAT: u32 = 0x0e;
+    pub(super) const SPURIOUS: u32 = 0x0f;
+    pub(super) const IN_SERVICE: u32 = 0x10;
+    pub(super) const TRIGGER_MODE: u32 = 0x18;
+    pub(super) const REQUESTED: u32 = 0x20;
+    pub(super) const ERROR_STATUS: u32 = 0x28;
+    pub(super) const COMMAND: u32 = 0x30;
+    pub(super) const COMMAND_HIGH: u32 = 0x31;
+    /// Timer, thermal, performance, LINT0, LINT1, error.
+    pub(super) const FIRST_LVT: u32 = 0x32;
+    pub(super) const LAST_LVT: u32 = 0x37;
+    pub(super) const TIMER_INITIAL: u32 = 0x38;
+    pub(super) const TIMER_CURRENT: u32 = 0x39;
+    pub(super) const TIMER_DIVIDE: u32 = 0x3e;
+    pub(super) const SELF: u32 = 0x3f;
+}
+
 /// The state of the APIC. The layout is fixed: these bytes migrate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ApicState {
+    registers: Registers,
+    timer: TimerState,
+}
+
+/// All but the timer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Registers {
     base: u64,
     requested: [u64; 4],
     in_service: [u64; 4],
@@ -47,17 +89,18 @@ pub struct ApicState {
     tpr: u32,
     svr: u32,
     lvt: [u32; 6],
-    timer_initial: u32,
-    timer_divide: u32,
+    /// Used outside x2APIC mode only.
+    logical_destination: u32,
+    reserved: u32,
 }
 
 /// The APIC.
-pub struct Apic(ApicState);
+pub struct Apic(Registers, Timer);
 
 impl Default for Apic {
-    /// As after reset: enabled in the mode without MSRs, software disabled.
+    /// As after reset: registers in memory, software disabled.
     fn default() -> Self {
-        Self(ApicState {
+        let registers = Registers {
             base: BASE_ADDRESS | BASE_ENABLE | BASE_BSP,
             requested: [0; 4],
             in_service: [0; 4],
@@ -65,9 +108,10 @@ impl Default for Apic {
             tpr: 0,
             svr: 0xff,
             lvt: [LVT_MASKED; 6],
-            timer_initial: 0,
-            timer_divide: 0,
-        })
+            logical_destination: 0,
+            reserved: 0,
+        };
+        Self(registers, Timer::default())
     }
 }
 
@@ -94,64 +138,90 @@ impl Apic {
         Ok(())
     }
 
+    /// Whether the registers are in memory at [`WINDOW`].
+    pub fn is_in_memory(&self) -> bool {
+        self.0.base & (BASE_ENABLE | BASE_X2APIC) == BASE_ENABLE
+    }
+
     /// Reads an x2APIC MSR, 800h to 8FFh.
-    pub fn read(&self, msr: u32) -> Result<u64, Refused> {
+    pub fn read_msr(&self, msr: u32, now: Time) -> Result<u64, Refused> {
         self.require_x2apic()?;
-        let word = |words: &[u64; 4], first: u32| {
-            let index = (msr - first) as usize;
-            words[index / 2] >> (32 * (index % 2)) & 0xffff_ffff
-        };
-        Ok(match msr {
-            0x802 => 0,
-            0x803 => VERSION,
-            0x808 => u64::from(self.0.tpr),
-            0x80a => u64::from(self.processor_priority()),
-            // Logical id: cluster 0, the first CPU in it.
-            0x80d => 1,
-            0x80f => u64::from(self.0.svr),
-            0x810..=0x817 => word(&self.0.in_service, 0x810),
-            // Everything delivered here is edge triggered.
-            0x818..=0x81f => 0,
-            0x820..=0x827 => word(&self.0.requested, 0x820),
-            0x828 => 0,
-            0x830 => self.0.icr,
-            0x832..=0x837 => u64::from(self.0.lvt[(msr - FIRST_LVT) as usize]),
-            0x838 => u64::from(self.0.timer_initial),
-            0x839 => 0,
-            0x83e => u64::from(self.0.timer_divide),
-            _ => return Err(Refused),
-        })
+        match msr.wrapping_sub(FIRST_MSR) {
+            register::ID => Ok(0),
+            // Cluster 0, the first CPU in it.
+            register::LOGICAL_DESTINATION => Ok(1),
+            register::COMMAND => Ok(self.0.icr),
+            number => self.read(number, now).map(u64::from).ok_or(Refused),
+        }
     }
 
     /// Writes an x2APIC MSR. On an error nothing changes.
-    pub fn write(&mut self, msr: u32, value: u64) -> Result<(), Refused> {
+    pub fn write_msr(&mut self, msr: u32, value: u64, now: Time) -> Result<(), Refused> {
         self.require_x2apic()?;
-        let at_most = |limit: u32| match u32::try_from(value) {
-            Ok(value) if value <= limit => Ok(value),
-            _ => Err(Refused),
-        };
-        match msr {
-            0x808 => self.0.tpr = at_most(0xff)?,
-            0x80b if value == 0 => self.end_of_interrupt(),
-            0x80f => self.0.svr = at_most(0x1ff)?,
-            0x828 if value == 0 => {}
-            0x830 => {
+        let number = msr.wrapping_sub(FIRST_MSR);
+        let limit = match number {
+            register::COMMAND => {
                 self.0.icr = value;
                 self.send(value);
+                return Ok(());
             }
-            0x832..=0x837 => {
-                let lvt = &mut self.0.lvt[(msr - FIRST_LVT) as usize];
-                *lvt = at_most(0x0007_ffff)?;
-            }
-            0x838 => self.0.timer_initial = at_most(u32::MAX)?,
-            0x83e => self.0.timer_divide = at_most(0xb)?,
-            0x83f => {
-                let vector = at_most(0xff)?;
-                self.request(vector as u8);
-            }
+            register::TASK_PRIORITY | register::SELF => 0xff,
+            register::END_OF_INTERRUPT | register::ERROR_STATUS => 0,
+            register::SPURIOUS => 0x1ff,
+            register::FIRST_LVT..=register::LAST_LVT => LVT_WRITABLE,
+            register::TIMER_INITIAL => u32::MAX,
+            register::TIMER_DIVIDE => 0xb,
             _ => return Err(Refused),
+        };
+        let value = u32::try_from(value).map_err(|_| Refused)?;
+        if value > limit {
+            return Err(Refused);
         }
+        self.write(number, value, now);
         Ok(())
+    }
+
+    /// Reads a register in memory. Those that do not exist read as 0.
+    pub fn read_memory(&self, offset: u64, now: Time) -> u32 {
+        match (offset >> 4) as u32 {
+            register::ID => 0,
+            register::LOGICAL_DESTINATION => self.0.logical_destination,
+            register::DESTINATION_FORMAT => u32::MAX,
+            register::COMMAND => self.0.icr as u32,
+            register::COMMAND_HIGH => (self.0.icr >> 32) as u32,
+            number => self.read(number, now).unwrap_or(0),
+        }
+    }
+
+    /// Writes a register in memory. Bits and registers that do not exist, or are
+    /// read-only, are left alone.
+    pub fn write_memory(&mut self, offset: u64, value: u32, now: Time) {
+        match (offset >> 4) as u32 {
+            register::LOGICAL_DESTINATION => self.0.logical_destination = value & 0xff << 24,
+            register::COMMAND_HIGH => {
+                self.0.icr = self.0.icr & 0xffff_ffff | u64::from(value & 0xff << 24) << 32;
+            }
+            register::COMMAND => {
+                self.0.icr = self.0.icr >> 32 << 32 | u64::from(value);
+                // The destination has eight bits here, with all ones for everyone.
+                let destination = match self.0.icr >> 56 {
+                    0xff => 0xffff_ffff,
+                    destination => destination,
+                };
+                self.send(destination << 32 | u64::from(value));
+            }
+            register::SELF => {}
+            number => self.write(number, value, now),
+        }
+    }
+
+    /// The timer catches up with `now`.
+    pub fn advance(&mut self, now: Time) {
+        let [lvt, ..] = self.0.lvt;
+        let tick = self.1.advance(now, lvt & LVT_PERIODIC != 0);
+        if tick == Tick::Expired && lvt & LVT_MASKED == 0 {
+            self.request(lvt as u8);
+        }
     }
 
     /// A message signalled interrupt arrives. It is dropped unless it is a fixed
@@ -159,7 +229,7 @@ impl Apic {
     pub fn deliver(&mut self, msi: Msi) {
         let destination = msi.address >> 12 & 0xff;
         let logical = msi.address & 1 << 2 != 0;
-        let is_ours = destination == 0xff || destination == u64::from(logical);
+        let is_ours = destination == 0xff || self.is_addressed(destination, logical);
         let delivery = msi.data >> 8 & 7;
         if msi.address >> 20 == 0xfee && is_ours && delivery <= 1 {
             self.request(msi.data as u8);
@@ -193,16 +263,83 @@ impl Apic {
 
     /// The state of the APIC.
     pub fn save(&self) -> ApicState {
-        self.0
+        ApicState {
+            registers: self.0,
+            timer: self.1.save(),
+        }
     }
 
     /// An APIC in a state from outside, unless it is impossible.
     pub fn restored(state: &ApicState) -> Option<Self> {
-        let base = state.base & !(BASE_ENABLE | BASE_X2APIC) == BASE_ADDRESS | BASE_BSP;
-        let mode = state.base & (BASE_ENABLE | BASE_X2APIC) != BASE_X2APIC;
-        let exceptions = (state.requested[0] | state.in_service[0]) & 0xffff == 0;
-        let registers = state.tpr <= 0xff && state.svr <= 0x1ff;
-        (base && mode && exceptions && registers).then_some(Self(*state))
+        let registers = &state.registers;
+        let base = registers.base & !(BASE_ENABLE | BASE_X2APIC) == BASE_ADDRESS | BASE_BSP;
+        let mode = registers.base & (BASE_ENABLE | BASE_X2APIC) != BASE_X2APIC;
+        let exceptions = (registers.requested[0] | registers.in_service[0]) & 0xffff == 0;
+        let values = registers.tpr <= 0xff
+            && registers.svr <= 0x1ff
+            && registers.lvt.iter().all(|lvt| *lvt <= LVT_WRITABLE)
+            && registers.logical_destination << 8 == 0
+            && registers.reserved == 0;
+        let timer = Timer::restored(&state.timer)?;
+        (base && mode && exceptions && values).then_some(Self(*registers, timer))
+    }
+
+    /// Reads what is the same in both modes.
+    fn read(&self, number: u32, now: Time) -> Option<u32> {
+        let word = |words: &[u64; 4], first: u32| {
+            let index = (number - first) as usize;
+            (words[index / 2] >> (32 * (index % 2))) as u32
+        };
+        let [timer_lvt, ..] = self.0.lvt;
+        Some(match number {
+            register::VERSION => VERSION,
+            register::TASK_PRIORITY => self.0.tpr,
+            register::PROCESSOR_PRIORITY => self.processor_priority(),
+            register::SPURIOUS => self.0.svr,
+            register::IN_SERVICE..register::TRIGGER_MODE => {
+                word(&self.0.in_service, register::IN_SERVICE)
+            }
+            // Everything delivered here is edge triggered.
+            register::TRIGGER_MODE..register::REQUESTED => 0,
+            register::REQUESTED..register::ERROR_STATUS => {
+                word(&self.0.requested, register::REQUESTED)
+            }
+            register::ERROR_STATUS => 0,
+            register::FIRST_LVT..=register::LAST_LVT => {
+                self.0.lvt[(number - register::FIRST_LVT) as usize]
+            }
+            register::TIMER_INITIAL => self.1.initial(),
+            register::TIMER_CURRENT => self.1.current(now, timer_lvt & LVT_PERIODIC != 0),
+            register::TIMER_DIVIDE => self.1.divide(),
+            _ => return None,
+        })
+    }
+
+    /// Writes what is the same in both modes.
+    fn write(&mut self, number: u32, value: u32, now: Time) {
+        match number {
+            register::TASK_PRIORITY => self.0.tpr = value & 0xff,
+            register::END_OF_INTERRUPT => self.end_of_interrupt(),
+            register::SPURIOUS => self.0.svr = value & 0x1ff,
+            register::FIRST_LVT..=register::LAST_LVT => {
+                let index = (number - register::FIRST_LVT) as usize;
+                self.0.lvt[index] = value & LVT_WRITABLE;
+            }
+            register::TIMER_INITIAL => self.1.start(value, now),
+            register::TIMER_DIVIDE => self.1.set_divide(value),
+            register::SELF => self.request(value as u8),
+            _ => {}
+        }
+    }
+
+    /// Whether a destination that is not a broadcast names this APIC.
+    fn is_addressed(&self, destination: u64, logical: bool) -> bool {
+        let ours = match (logical, self.is_in_memory()) {
+            (false, _) => return destination == 0,
+            (true, true) => self.0.logical_destination >> 24,
+            (true, false) => 1,
+        };
+        destination & u64::from(ours) != 0
     }
 
     fn require_x2apic(&self) -> Result<(), Refused> {
@@ -227,7 +364,7 @@ impl Apic {
         let (delivery, shorthand, destination) = (icr >> 8 & 7, icr >> 18 & 3, icr >> 32);
         let logical = icr & 1 << 11 != 0;
         let is_ours = match shorthand {
-            0 => destination == 0xffff_ffff || destination == u64::from(logical),
+            0 => destination == 0xffff_ffff || self.is_addressed(destination, logical),
             1 | 2 => true,
             _ => false,
         };
@@ -265,10 +402,12 @@ fn clear(words: &mut [u64; 4], vector: u8) {
 mod tests {
     use super::*;
 
+    const NOW: Time = Time::from_ns(0);
+
     fn enabled() -> Apic {
         let mut apic = Apic::default();
         apic.set_base(apic.base() | BASE_X2APIC).unwrap();
-        apic.write(0x80f, 0x1ff).unwrap();
+        apic.write_msr(0x80f, 0x1ff, NOW).unwrap();
         apic
     }
 
@@ -282,11 +421,11 @@ mod tests {
     #[test]
     fn the_registers_need_x2apic_mode() {
         let mut apic = Apic::default();
-        assert_eq!(apic.read(0x802), Err(Refused));
-        assert_eq!(apic.write(0x808, 0), Err(Refused));
+        assert_eq!(apic.read_msr(0x802, NOW), Err(Refused));
+        assert_eq!(apic.write_msr(0x808, 0, NOW), Err(Refused));
         assert_eq!(apic.set_base(BASE_ADDRESS | BASE_X2APIC), Err(Refused));
         apic = enabled();
-        assert_eq!(apic.read(0x803), Ok(VERSION));
+        assert_eq!(apic.read_msr(0x803, NOW), Ok(u64::from(VERSION)));
         assert_eq!(apic.set_base(BASE_ADDRESS | BASE_ENABLE), Err(Refused));
     }
 
@@ -301,11 +440,11 @@ mod tests {
         apic.deliver(msi(0x51));
         assert_eq!(apic.deliverable(), Some(0x51));
         apic.accept(0x51);
-        apic.write(0x80b, 0).unwrap();
+        apic.write_msr(0x80b, 0, NOW).unwrap();
         assert_eq!(apic.deliverable(), None, "0x41 is still in service");
-        apic.write(0x80b, 0).unwrap();
+        apic.write_msr(0x80b, 0, NOW).unwrap();
         assert_eq!(apic.deliverable(), Some(0x4f));
-        apic.write(0x808, 0x40).unwrap();
+        apic.write_msr(0x808, 0x40, NOW).unwrap();
         assert_eq!(apic.deliverable(), None, "task priority");
     }
 
@@ -326,12 +465,12 @@ mod tests {
     #[test]
     fn an_interrupt_to_oneself_arrives() {
         let mut apic = enabled();
-        apic.write(0x83f, 0x33).unwrap();
+        apic.write_msr(0x83f, 0x33, NOW).unwrap();
         assert_eq!(apic.deliverable(), Some(0x33));
         apic.accept(0x33);
-        apic.write(0x80b, 0).unwrap();
-        apic.write(0x830, 1 << 18 | 0x34).unwrap();
-        assert_eq!(apic.read(0x821), Ok(1 << (0x34 - 32)));
+        apic.write_msr(0x80b, 0, NOW).unwrap();
+        apic.write_msr(0x830, 1 << 18 | 0x34, NOW).unwrap();
+        assert_eq!(apic.read_msr(0x821, NOW), Ok(1 << (0x34 - 32)));
     }
 
     #[test]
@@ -339,10 +478,47 @@ mod tests {
         let good = enabled().save();
         assert!(Apic::restored(&good).is_some());
         let mut bad = good;
-        bad.requested[0] = 1 << 3;
+        bad.registers.requested[0] = 1 << 3;
         assert!(Apic::restored(&bad).is_none());
         let mut bad = good;
-        bad.base = 0;
+        bad.registers.base = 0;
         assert!(Apic::restored(&bad).is_none());
+    }
+
+    #[test]
+    fn registers_in_memory_are_those_of_the_msrs() {
+        let mut apic = Apic::default();
+        apic.write_memory(0xf0, 0x1ff, NOW);
+        apic.write_memory(0xd0, 1 << 24, NOW);
+        // A message to logical destination 1, and one to nobody here.
+        for address in [0xfee0_1004, 0xfee0_2004] {
+            apic.deliver(Msi {
+                address,
+                data: 0x41,
+            });
+        }
+        assert_eq!(apic.read_memory(0x220, NOW), 1 << 1);
+        apic.accept(0x41);
+        apic.write_memory(0xb0, 0xabcd, NOW);
+        assert_eq!(apic.deliverable(), None);
+        // To itself by its physical id.
+        apic.write_memory(0x310, 0, NOW);
+        apic.write_memory(0x300, 0x51, NOW);
+        assert_eq!(apic.deliverable(), Some(0x51));
+        assert_eq!(apic.read_memory(0x123_0000, NOW), 0, "no such register");
+    }
+
+    #[test]
+    fn the_timer_interrupts_unless_it_is_masked() {
+        let mut apic = enabled();
+        apic.write_msr(0x83e, 0xb, NOW).unwrap();
+        for (lvt, vector) in [(0x61 | u64::from(LVT_MASKED), None), (0x61, Some(0x61))] {
+            apic.write_msr(0x832, lvt, NOW).unwrap();
+            apic.write_msr(0x838, 100, NOW).unwrap();
+            apic.advance(Time::from_ns(99));
+            assert_eq!(apic.deliverable(), None);
+            apic.advance(Time::from_ns(100));
+            assert_eq!(apic.deliverable(), vector);
+        }
     }
 }

@@ -4,29 +4,49 @@
 //! | --- | --- |
 //! | CPUID | the host's features through a list of those offered ([`cpuid`]) |
 //! | MSRs | a table; anything else is #GP ([`msr`]) |
-//! | MSRs 800h to 8FFh | a local APIC in x2APIC mode ([`apic`]) |
-//! | ports 3F8h to 3FFh | a 16550 without interrupts ([`uart`]) |
-//! | port F4h | a 32-bit write ends the guest with that status |
+//! | FEE0_0000h, MSRs 800h to 8FFh | a local APIC with its timer ([`apic`]) |
+//! | FEC0_0000h | an I/O APIC ([`ioapic`]) |
+//! | ports 40h to 43h, 61h | an 8254 to measure with ([`pit`]) |
+//! | ports 3F8h to 3FFh | a 16550, at input 4 of the I/O APIC ([`uart`]) |
+//! | port F4h | a write ends the guest with that status |
+//! | port 608h | ACPI's power management timer |
 //! | ports CF8h to CFFh | PCI configuration, bus 0 ([`pci`]) |
 //!
-//! Ports that are not there read as all ones, and writes to them are dropped, as
-//! on a real machine.
+//! There are no 8259s, no RTC and no keyboard controller, and ACPI says so. Ports
+//! and addresses that are not there read as all ones, and writes to them are
+//! dropped, as on a real machine. All clocks follow one time line ([`time`]).
 
 pub mod apic;
+mod apic_timer;
 pub mod cpuid;
+pub mod ioapic;
 pub mod msr;
 pub mod pci;
+pub mod pit;
+pub mod time;
 pub mod uart;
 
+use crate::Gpa;
 use crate::vcpu::IoAccess;
 use apic::Apic;
 use cpuid::HostCpuid;
+use ioapic::IoApic;
+use msr::Refused;
 use pci::PciBus;
+use pit::Pit;
+use time::{Time, Timeline};
 use uart::Uart;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The port whose write ends the guest.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
+
+/// ACPI's power management timer, 32 bits wide.
+pub const PM_TIMER_PORT: u16 = 0x608;
+/// Its rate (ACPI Specification 6.5, section 4.8.2.1).
+const PM_TIMER_HZ: u32 = 3_579_545;
+/// The input of the I/O APIC that the serial port is wired to.
+pub const UART_PIN: usize = 4;
 
 /// What a write to a port asks of the image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,10 +63,16 @@ pub enum IoEffect {
 pub struct Platform {
     /// The local APIC.
     pub apic: Apic,
+    /// The I/O APIC.
+    ioapic: IoApic,
+    /// The interval timer.
+    pit: Pit,
     /// The serial port.
-    pub uart: Uart,
+    uart: Uart,
     /// The PCI bus.
     pub pci: PciBus,
+    /// The guest's time.
+    pub timeline: Timeline,
     /// Where CPUID values come from.
     pub host_cpuid: HostCpuid,
 }
@@ -57,10 +83,16 @@ pub struct Platform {
 pub struct PlatformState {
     /// The local APIC.
     pub apic: apic::ApicState,
+    /// The I/O APIC.
+    pub ioapic: ioapic::IoApicState,
+    /// The interval timer.
+    pub pit: pit::PitState,
     /// The PCI bus.
     pub pci: pci::PciState,
     /// The serial port.
     pub uart: uart::UartState,
+    /// The guest's time.
+    pub timeline: time::TimelineState,
 }
 
 /// Why device state from outside is refused.
@@ -69,6 +101,15 @@ pub enum PlatformError {
     /// The local APIC cannot be in that state.
     #[error("the local APIC's state is not one it can have")]
     Apic,
+    /// The I/O APIC cannot be in that state.
+    #[error("the I/O APIC's state is not one it can have")]
+    IoApic,
+    /// The interval timer cannot be in that state.
+    #[error("the interval timer's state is not one it can have")]
+    Pit,
+    /// Time cannot pass like that.
+    #[error("the rate of the guest's time is not one it can have")]
+    Timeline,
     /// The serial port cannot be in that state.
     #[error("the serial port's state is not one it can have")]
     Uart,
@@ -78,22 +119,33 @@ pub enum PlatformError {
 }
 
 impl Platform {
-    /// A platform after reset with the PCI functions of `pci`.
-    pub fn new(host_cpuid: HostCpuid, pci: PciBus) -> Self {
+    /// A platform after reset with the PCI functions of `pci`, for a CPU whose time
+    /// stamp counter makes `tsc_hz` counts a second.
+    pub fn new(host_cpuid: HostCpuid, pci: PciBus, tsc_hz: u64) -> Self {
         Self {
             apic: Apic::default(),
+            ioapic: IoApic::default(),
+            pit: Pit::default(),
             uart: Uart::default(),
             pci,
+            timeline: Timeline::new(tsc_hz),
             host_cpuid,
         }
     }
 
     /// Reads a port.
-    pub fn read_port(&mut self, access: IoAccess) -> u32 {
+    pub fn read_port(&mut self, access: IoAccess, now: Time) -> u32 {
         let value = match access.port {
-            uart::FIRST_PORT..=uart::LAST_PORT if access.width == 1 => {
-                u32::from(self.uart.read(access.port - uart::FIRST_PORT))
+            pit::FIRST_PORT..=pit::LAST_PORT if access.width == 1 => {
+                u32::from(self.pit.read(access.port, now))
             }
+            pit::SPEAKER_PORT if access.width == 1 => u32::from(self.pit.read_speaker(now)),
+            uart::FIRST_PORT..=uart::LAST_PORT if access.width == 1 => {
+                let value = self.uart.read(access.port - uart::FIRST_PORT);
+                self.wire_uart();
+                u32::from(value)
+            }
+            PM_TIMER_PORT => now.clocks(PM_TIMER_HZ) as u32,
             pci::ADDRESS_PORT..=pci::LAST_PORT => self.pci.read_port(access.port, access.width),
             _ => u32::MAX,
         };
@@ -105,16 +157,22 @@ impl Platform {
         &mut self,
         access: IoAccess,
         value: u32,
+        now: Time,
         console: &mut dyn FnMut(u8),
     ) -> IoEffect {
         let value = value & width_mask(access.width);
         match access.port {
             DEBUG_EXIT_PORT => return IoEffect::Exit(value),
+            pit::FIRST_PORT..=pit::LAST_PORT if access.width == 1 => {
+                self.pit.write(access.port, value as u8, now);
+            }
+            pit::SPEAKER_PORT if access.width == 1 => self.pit.write_speaker(value as u8),
             uart::FIRST_PORT..=uart::LAST_PORT if access.width == 1 => {
                 let register = access.port - uart::FIRST_PORT;
                 if let Some(byte) = self.uart.write(register, value as u8) {
                     console(byte);
                 }
+                self.wire_uart();
             }
             pci::ADDRESS_PORT..=pci::LAST_PORT
                 if self.pci.write_port(access.port, access.width, value) =>
@@ -126,25 +184,87 @@ impl Platform {
         IoEffect::None
     }
 
+    /// Reads device registers in memory: `None` if there are none.
+    pub fn read_memory(&mut self, gpa: Gpa, now: Time) -> Option<u32> {
+        match self.window(gpa)? {
+            (Window::Apic, offset) => Some(self.apic.read_memory(offset, now)),
+            (Window::IoApic, offset) => Some(self.ioapic.read(offset)),
+        }
+    }
+
+    /// Writes device registers in memory, if there are any.
+    pub fn write_memory(&mut self, gpa: Gpa, value: u32, now: Time) {
+        match self.window(gpa) {
+            Some((Window::Apic, offset)) => self.apic.write_memory(offset, value, now),
+            Some((Window::IoApic, offset)) => {
+                if let Some(msi) = self.ioapic.write(offset, value) {
+                    self.apic.deliver(msi);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// A byte arrives over the serial line. Refused while the port is full.
+    pub fn receive(&mut self, byte: u8) -> Result<(), Refused> {
+        self.uart.receive(byte)?;
+        self.wire_uart();
+        Ok(())
+    }
+
+    /// The devices that act by themselves catch up with `now`.
+    pub fn advance(&mut self, now: Time) {
+        self.apic.advance(now);
+    }
+
+    /// The serial port's interrupt reaches the I/O APIC, and from there the CPU.
+    fn wire_uart(&mut self) {
+        let is_high = self.uart.requests_interrupt();
+        if let Some(msi) = self.ioapic.set_input(UART_PIN, is_high) {
+            self.apic.deliver(msi);
+        }
+    }
+
+    fn window(&self, gpa: Gpa) -> Option<(Window, u64)> {
+        let offset = |start: u64| gpa.raw().checked_sub(start).filter(|at| *at < 0x1000);
+        let apic = offset(apic::WINDOW)
+            .filter(|_| self.apic.is_in_memory())
+            .map(|at| (Window::Apic, at));
+        apic.or_else(|| offset(ioapic::WINDOW).map(|at| (Window::IoApic, at)))
+    }
+
     /// The state of all devices.
     pub fn save(&self) -> PlatformState {
         PlatformState {
             apic: self.apic.save(),
+            ioapic: self.ioapic.save(),
+            pit: self.pit.save(),
             pci: self.pci.save(),
             uart: self.uart.save(),
+            timeline: self.timeline.save(),
         }
     }
 
     /// Takes over a state that came from outside. On an error nothing changes.
     pub fn restore(&mut self, state: &PlatformState) -> Result<(), PlatformError> {
         let apic = Apic::restored(&state.apic).ok_or(PlatformError::Apic)?;
+        let ioapic = IoApic::restored(&state.ioapic).ok_or(PlatformError::IoApic)?;
+        let pit = Pit::restored(&state.pit).ok_or(PlatformError::Pit)?;
+        let timeline = Timeline::restored(&state.timeline).ok_or(PlatformError::Timeline)?;
         let uart = Uart::restored(&state.uart).ok_or(PlatformError::Uart)?;
         if !self.pci.restore(&state.pci) {
             return Err(PlatformError::Pci);
         }
-        (self.apic, self.uart) = (apic, uart);
+        (self.apic, self.ioapic, self.pit) = (apic, ioapic, pit);
+        (self.uart, self.timeline) = (uart, timeline);
         Ok(())
     }
+}
+
+/// Registers in memory.
+enum Window {
+    Apic,
+    IoApic,
 }
 
 fn width_mask(width: u8) -> u32 {

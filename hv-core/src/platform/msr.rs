@@ -3,6 +3,7 @@
 //! The system call and segment base MSRs never exit (see `svm`'s permission map).
 
 use super::apic::Apic;
+use super::time::Time;
 use crate::vcpu::{EFER_ALLOWED, EFER_LMA, EFER_LME, VcpuState};
 
 const TSC: u32 = 0x10;
@@ -13,6 +14,7 @@ const PAT: u32 = 0x277;
 const EFER: u32 = 0xc000_0080;
 const SYSCFG: u32 = 0xc001_0010;
 const HWCR: u32 = 0xc001_0015;
+const NB_CFG: u32 = 0xc001_001f;
 
 /// The guest gets #GP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -29,15 +31,15 @@ pub enum MsrEffect {
 }
 
 /// Carries out RDMSR.
-pub fn read(state: &VcpuState, apic: &Apic, msr: u32) -> Result<u64, Refused> {
+pub fn read(state: &VcpuState, apic: &Apic, msr: u32, now: Time) -> Result<u64, Refused> {
     match msr {
         TSC => Ok(state.tsc),
         APIC_BASE => Ok(apic.base()),
         PAT => Ok(state.pat),
         EFER => Ok(state.efer),
         // Read by kernels before they ask whether they exist.
-        BIOS_SIGN_ID | MISC_ENABLE | SYSCFG | HWCR => Ok(0),
-        0x800..=0x8ff => apic.read(msr),
+        BIOS_SIGN_ID | MISC_ENABLE | SYSCFG | HWCR | NB_CFG => Ok(0),
+        0x800..=0x8ff => apic.read_msr(msr, now),
         _ => Err(Refused),
     }
 }
@@ -48,6 +50,7 @@ pub fn write(
     apic: &mut Apic,
     msr: u32,
     value: u64,
+    now: Time,
 ) -> Result<MsrEffect, Refused> {
     match msr {
         TSC => return Ok(MsrEffect::SetTsc(value)),
@@ -67,8 +70,8 @@ pub fn write(
             }
             state.efer = value & !EFER_LMA | state.efer & EFER_LMA;
         }
-        BIOS_SIGN_ID | MISC_ENABLE | SYSCFG | HWCR => {}
-        0x800..=0x8ff => apic.write(msr, value)?,
+        BIOS_SIGN_ID | MISC_ENABLE | SYSCFG | HWCR | NB_CFG => {}
+        0x800..=0x8ff => apic.write_msr(msr, value, now)?,
         _ => return Err(Refused),
     }
     Ok(MsrEffect::None)
@@ -78,12 +81,14 @@ pub fn write(
 mod tests {
     use super::*;
 
+    const NOW: Time = Time::from_ns(0);
+
     #[test]
     fn unknown_msrs_and_illegal_values_are_refused() {
         let (mut state, mut apic) = (VcpuState::pvh(0, 0), Apic::default());
-        assert_eq!(read(&state, &apic, 0xc001_0114), Err(Refused));
+        assert_eq!(read(&state, &apic, 0xc001_0114, NOW), Err(Refused));
         for (msr, value) in [(0x1234, 0), (PAT, 2), (EFER, 1 << 12)] {
-            assert_eq!(write(&mut state, &mut apic, msr, value), Err(Refused));
+            assert_eq!(write(&mut state, &mut apic, msr, value, NOW), Err(Refused));
         }
         assert_eq!(state, VcpuState::pvh(0, 0));
     }
@@ -91,10 +96,10 @@ mod tests {
     #[test]
     fn long_mode_is_not_switched_while_paging_is_on() {
         let (mut state, mut apic) = (VcpuState::pvh(0, 0), Apic::default());
-        write(&mut state, &mut apic, EFER, EFER_LME).unwrap();
-        assert_eq!(read(&state, &apic, EFER), Ok(EFER_LME));
+        write(&mut state, &mut apic, EFER, EFER_LME, NOW).unwrap();
+        assert_eq!(read(&state, &apic, EFER, NOW), Ok(EFER_LME));
         state.cr0 |= 1 << 31;
-        assert_eq!(write(&mut state, &mut apic, EFER, 0), Err(Refused));
-        assert!(write(&mut state, &mut apic, EFER, EFER_LME | 1).is_ok());
+        assert_eq!(write(&mut state, &mut apic, EFER, 0, NOW), Err(Refused));
+        assert!(write(&mut state, &mut apic, EFER, EFER_LME | 1, NOW).is_ok());
     }
 }

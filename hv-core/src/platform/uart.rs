@@ -1,8 +1,7 @@
-//! A 16550 serial port without interrupts.
+//! A 16550 serial port.
 //!
 //! National Semiconductor PC16550D data sheet, section 8. The transmitter is
-//! always ready; a byte written is on the line at once. Drivers that wait for the
-//! transmit interrupt do not work, those that poll do.
+//! always ready; a byte written is on the line at once.
 
 use super::msr::Refused;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -20,8 +19,18 @@ const LOOPBACK: u8 = 1 << 4;
 const TRANSMIT_EMPTY: u8 = 0x60;
 /// Line status: a byte was received.
 const DATA_READY: u8 = 1;
+/// Interrupt enable: a byte was received.
+const ENABLE_RECEIVED: u8 = 1;
+/// Interrupt enable: the transmit register is empty.
+const ENABLE_EMPTY: u8 = 1 << 1;
 /// Interrupt identification: none pending.
 const NO_INTERRUPT: u8 = 1;
+/// Interrupt identification: a byte was received.
+const RECEIVED: u8 = 0x04;
+/// Interrupt identification: the transmit register is empty.
+const EMPTY: u8 = 0x02;
+/// Modem control: OUT2, which connects the interrupt on a PC.
+const INTERRUPT_CONNECTED: u8 = 1 << 3;
 /// Interrupt identification: the FIFOs are on.
 const FIFO_ON: u8 = 0xc0;
 
@@ -39,6 +48,9 @@ pub struct UartState {
     modem_control: u8,
     scratch: u8,
     divisor: [u8; 2],
+    /// 1 from the moment the transmit register is empty until the driver saw it.
+    empty_pending: u8,
+    reserved: [u8; 7],
 }
 
 /// The port.
@@ -53,8 +65,7 @@ impl Uart {
             0 | 1 if divisor => self.0.divisor[usize::from(register)],
             0 => self.take_received(),
             1 => self.0.interrupt_enable,
-            2 if self.0.fifo_control & 1 != 0 => NO_INTERRUPT | FIFO_ON,
-            2 => NO_INTERRUPT,
+            2 => self.identify_interrupt(),
             3 => self.0.line_control,
             4 => self.0.modem_control,
             5 if self.0.received_count > 0 => TRANSMIT_EMPTY | DATA_READY,
@@ -75,8 +86,16 @@ impl Uart {
                 // A full queue is an overrun: the byte is lost.
                 let _ = self.receive(value);
             }
-            0 => return Some(value),
-            1 => self.0.interrupt_enable = value & 0xf,
+            0 => {
+                self.0.empty_pending = 1;
+                return Some(value);
+            }
+            1 => {
+                if value & !self.0.interrupt_enable & ENABLE_EMPTY != 0 {
+                    self.0.empty_pending = 1;
+                }
+                self.0.interrupt_enable = value & 0xf;
+            }
             2 => self.0.fifo_control = value,
             3 => self.0.line_control = value,
             4 => self.0.modem_control = value & 0x1f,
@@ -92,6 +111,35 @@ impl Uart {
         *self.0.received.get_mut(place).ok_or(Refused)? = byte;
         self.0.received_count += 1;
         Ok(())
+    }
+
+    /// Whether the port requests an interrupt.
+    pub fn requests_interrupt(&self) -> bool {
+        self.0.modem_control & INTERRUPT_CONNECTED != 0 && self.pending() != NO_INTERRUPT
+    }
+
+    /// The pending interrupt of the highest priority.
+    fn pending(&self) -> u8 {
+        let enabled = |source| self.0.interrupt_enable & source != 0;
+        if enabled(ENABLE_RECEIVED) && self.0.received_count > 0 {
+            RECEIVED
+        } else if enabled(ENABLE_EMPTY) && self.0.empty_pending != 0 {
+            EMPTY
+        } else {
+            NO_INTERRUPT
+        }
+    }
+
+    /// Reading that the transmit register is empty ends that interrupt.
+    fn identify_interrupt(&mut self) -> u8 {
+        let pending = self.pending();
+        if pending == EMPTY {
+            self.0.empty_pending = 0;
+        }
+        match self.0.fifo_control & 1 {
+            0 => pending,
+            _ => pending | FIFO_ON,
+        }
     }
 
     fn take_received(&mut self) -> u8 {
@@ -111,7 +159,9 @@ impl Uart {
 
     /// A port in a state from outside, unless it is impossible.
     pub fn restored(state: &UartState) -> Option<Self> {
-        (state.received_count <= 16).then_some(Self(*state))
+        let valid =
+            state.received_count <= 16 && state.empty_pending < 2 && state.reserved == [0; 7];
+        valid.then_some(Self(*state))
     }
 }
 
@@ -148,5 +198,24 @@ mod tests {
         for byte in 0..16 {
             assert_eq!(uart.read(0), byte);
         }
+    }
+
+    #[test]
+    fn the_interrupt_says_why_and_ends_when_that_is_over() {
+        let mut uart = Uart::default();
+        uart.write(4, INTERRUPT_CONNECTED);
+        uart.write(1, ENABLE_RECEIVED | ENABLE_EMPTY);
+        assert_eq!(uart.read(2), EMPTY, "enabling it asks at once");
+        assert!(!uart.requests_interrupt());
+        uart.write(0, b'x');
+        uart.receive(b'y').unwrap();
+        assert_eq!(uart.read(2), RECEIVED, "the higher priority");
+        assert_eq!(uart.read(0), b'y');
+        assert!(uart.requests_interrupt());
+        assert_eq!(uart.read(2), EMPTY);
+        assert_eq!(uart.read(2), NO_INTERRUPT);
+        uart.write(0, b'x');
+        uart.write(4, 0);
+        assert!(!uart.requests_interrupt(), "not connected");
     }
 }

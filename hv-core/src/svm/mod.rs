@@ -95,6 +95,10 @@ impl Vcpu for SvmVcpu<'_> {
         exit
     }
 
+    fn tsc(&self) -> u64 {
+        hw::tsc().wrapping_add(self.tsc_offset)
+    }
+
     fn set_tsc(&mut self, value: u64) {
         self.tsc_offset = value.wrapping_sub(hw::tsc());
     }

@@ -118,6 +118,9 @@ pub trait Vcpu {
     /// handled otherwise, so a guest that exits all the time cannot hide one.
     fn run(&mut self, state: &mut VcpuState, entry: Entry) -> Exit;
 
+    /// The guest's time stamp counter now.
+    fn tsc(&self) -> u64;
+
     /// Makes the guest's time stamp counter go on from `value`.
     fn set_tsc(&mut self, value: u64);
 }

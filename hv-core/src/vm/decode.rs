@@ -1,10 +1,10 @@
 //! Instructions that access device registers, decoded by `yaxpeax-x86`.
 //!
-//! Drivers reach registers through plain moves, so these are all there are: MOV
-//! between memory and a register or from an immediate, MOVZX, MOVSX, MOVSXD and
-//! MOVNTI, 1 to 8 bytes wide, in 64-bit code. The address is not needed: nested
-//! paging reports it.
+//! Moves (MOV, MOVZX, MOVSX, MOVSXD, MOVNTI), XCHG, and ADD, SUB, CMP, AND, TEST, OR
+//! and XOR with a register or an immediate on the other side, locked or not, 1 to 8
+//! bytes wide, in 64-bit code. The address is not needed: nested paging reports it.
 
+use super::alu::Op;
 use crate::vcpu::VcpuState;
 use yaxpeax_arch::LengthedInstruction;
 use yaxpeax_x86::long_mode::{InstDecoder, Opcode, Operand, RegSpec, register_class};
@@ -21,60 +21,103 @@ pub(super) struct Register {
     is_high_byte: bool,
 }
 
-/// What moves, and where.
+/// Where a value comes from or goes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Direction {
+pub(super) enum Place {
+    /// The device.
+    Device,
+    /// The CPU.
+    Register(Register),
+    /// The instruction; nothing goes there.
+    Immediate(u64),
+}
+
+/// What is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Operation {
     /// From the device to a register, wider or not.
     Read {
         to: Register,
         /// Copy the sign upwards.
         is_signed: bool,
     },
-    /// From a register to the device.
-    Write(Register),
-    /// A constant to the device.
-    WriteImmediate(u64),
+    /// To the device.
+    Write(Place),
+    /// The device and a register trade values.
+    Exchange(Register),
+    /// `to` becomes `to` op `from`; one of the two is the device.
+    Compute { op: Op, to: Place, from: Place },
 }
 
-/// One move between a device register and the CPU.
+/// One access to a device register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Move {
-    pub(super) direction: Direction,
+pub(super) struct Access {
+    pub(super) operation: Operation,
     /// Bytes accessed: 1, 2, 4 or 8.
     pub(super) width: u8,
     /// Bytes of the instruction.
     pub(super) length: u64,
 }
 
-/// The move that `bytes` starts with, or `None` if it is anything else.
-pub(super) fn decode(bytes: &[u8]) -> Option<Move> {
+/// The access that `bytes` starts with, or `None` if it is anything else.
+pub(super) fn decode(bytes: &[u8]) -> Option<Access> {
     let instruction = InstDecoder::default().decode_slice(bytes).ok()?;
     let width = instruction.mem_size()?.bytes_size()?;
     if !matches!(width, 1 | 2 | 4 | 8) || instruction.prefixes.rep_any() {
         return None;
     }
-    let (first, second) = (instruction.operand(0), instruction.operand(1));
-    let is_signed = match instruction.opcode() {
-        Opcode::MOV | Opcode::MOVZX | Opcode::MOVNTI => false,
-        Opcode::MOVSX | Opcode::MOVSXD => true,
-        _ => return None,
-    };
-    let direction = match (first, second) {
-        (Operand::Register { reg }, memory) if memory.is_memory() => Direction::Read {
-            to: register(reg)?,
-            is_signed,
+    let (first, second) = (
+        place(instruction.operand(0))?,
+        place(instruction.operand(1))?,
+    );
+    let operation = match instruction.opcode() {
+        Opcode::MOV | Opcode::MOVZX | Opcode::MOVNTI => movement(first, second, false)?,
+        Opcode::MOVSX | Opcode::MOVSXD => movement(first, second, true)?,
+        Opcode::XCHG => match (first, second) {
+            (Place::Device, Place::Register(register))
+            | (Place::Register(register), Place::Device) => Operation::Exchange(register),
+            _ => return None,
         },
-        (memory, Operand::Register { reg }) if memory.is_memory() => {
-            Direction::Write(register(reg)?)
-        }
-        (memory, constant) if memory.is_memory() => Direction::WriteImmediate(immediate(constant)?),
-        _ => return None,
+        opcode => Operation::Compute {
+            op: computation(opcode)?,
+            to: first,
+            from: second,
+        },
     };
-    Some(Move {
-        direction,
+    Some(Access {
+        operation,
         width,
         length: instruction.len().to_const(),
     })
+}
+
+fn movement(to: Place, from: Place, is_signed: bool) -> Option<Operation> {
+    match (to, from) {
+        (Place::Register(to), Place::Device) => Some(Operation::Read { to, is_signed }),
+        (Place::Device, from) => Some(Operation::Write(from)),
+        _ => None,
+    }
+}
+
+fn computation(opcode: Opcode) -> Option<Op> {
+    Some(match opcode {
+        Opcode::ADD => Op::Add,
+        Opcode::SUB => Op::Sub,
+        Opcode::CMP => Op::Cmp,
+        Opcode::AND => Op::And,
+        Opcode::TEST => Op::Test,
+        Opcode::OR => Op::Or,
+        Opcode::XOR => Op::Xor,
+        _ => return None,
+    })
+}
+
+fn place(operand: Operand) -> Option<Place> {
+    match operand {
+        Operand::Register { reg } => register(reg).map(Place::Register),
+        memory if memory.is_memory() => Some(Place::Device),
+        constant => immediate(constant).map(Place::Immediate),
+    }
 }
 
 fn register(reg: RegSpec) -> Option<Register> {
@@ -161,36 +204,85 @@ mod tests {
         }
     }
 
+    fn write(from: Place) -> Operation {
+        Operation::Write(from)
+    }
+
+    fn store(from: Register) -> Operation {
+        write(Place::Register(from))
+    }
+
+    #[test]
+    fn computations_name_both_sides_in_order() {
+        let compute = |op, to, from| Operation::Compute { op, to, from };
+        let register = |index, bytes| Place::Register(reg(index, bytes));
+        let cases: [(&[u8], Operation); 7] = [
+            (
+                &[0x01, 0x07],
+                compute(Op::Add, Place::Device, register(0, 4)),
+            ),
+            (
+                &[0x03, 0x07],
+                compute(Op::Add, register(0, 4), Place::Device),
+            ),
+            // lock or qword [rdi], 1
+            (
+                &[0xf0, 0x48, 0x83, 0x0f, 1],
+                compute(Op::Or, Place::Device, Place::Immediate(1)),
+            ),
+            // test byte [rdi], 0x20
+            (
+                &[0xf6, 0x07, 0x20],
+                compute(Op::Test, Place::Device, Place::Immediate(0x20)),
+            ),
+            // and dword [rdi], -2
+            (
+                &[0x83, 0x27, 0xfe],
+                compute(Op::And, Place::Device, Place::Immediate(u64::MAX - 1)),
+            ),
+            (
+                &[0x3b, 0x07],
+                compute(Op::Cmp, register(0, 4), Place::Device),
+            ),
+            (&[0x48, 0x87, 0x07], Operation::Exchange(reg(0, 8))),
+        ];
+        for (bytes, operation) in cases {
+            let decoded = decode(bytes).unwrap_or_else(|| panic!("{bytes:x?}"));
+            assert_eq!(decoded.operation, operation, "{bytes:x?}");
+            assert_eq!(decoded.length, bytes.len() as u64);
+        }
+    }
+
     #[test]
     fn moves_are_decoded_with_width_and_length() {
-        let read = |to, is_signed| Direction::Read { to, is_signed };
-        let cases: [(&[u8], Direction, u8); 11] = [
+        let read = |to, is_signed| Operation::Read { to, is_signed };
+        let cases: [(&[u8], Operation, u8); 11] = [
             (&[0x8b, 0x07], read(reg(0, 4), false), 4), // mov eax, [rdi]
             (&[0x4c, 0x8b, 0x47, 8], read(reg(8, 8), false), 8), // mov r8, [rdi+8]
-            (&[0x89, 0x17], Direction::Write(reg(2, 4)), 4), // mov [rdi], edx
-            (&[0x40, 0x88, 0x37], Direction::Write(reg(6, 1)), 1), // mov [rdi], sil
-            (&[0x66, 0x89, 0x07], Direction::Write(reg(0, 2)), 2), // mov [rdi], ax
+            (&[0x89, 0x17], store(reg(2, 4)), 4),       // mov [rdi], edx
+            (&[0x40, 0x88, 0x37], store(reg(6, 1)), 1), // mov [rdi], sil
+            (&[0x66, 0x89, 0x07], store(reg(0, 2)), 2), // mov [rdi], ax
             (
                 &[0xc7, 0x07, 1, 0, 0, 0x80],
-                Direction::WriteImmediate(0xffff_ffff_8000_0001),
+                write(Place::Immediate(0xffff_ffff_8000_0001)),
                 4,
             ),
             (&[0x0f, 0xb6, 0x07], read(reg(0, 4), false), 1), // movzx eax, byte [rdi]
             (&[0x48, 0x0f, 0xbf, 0x07], read(reg(0, 8), true), 2), // movsx rax, word [rdi]
             (&[0x48, 0x63, 0x07], read(reg(0, 8), true), 4),  // movsxd rax, [rdi]
-            (&[0x0f, 0xc3, 0x07], Direction::Write(reg(0, 4)), 4), // movnti [rdi], eax
+            (&[0x0f, 0xc3, 0x07], store(reg(0, 4)), 4),       // movnti [rdi], eax
             (
                 &[0x48, 0xa3, 0, 0, 0xd9, 0xfe, 0, 0, 0, 0],
-                Direction::Write(reg(0, 8)),
+                store(reg(0, 8)),
                 8,
             ),
         ];
-        for (bytes, direction, width) in cases {
+        for (bytes, operation, width) in cases {
             let decoded = decode(bytes).unwrap_or_else(|| panic!("{bytes:x?}"));
             assert_eq!(decoded.width, width, "{bytes:x?}");
             assert_eq!(decoded.length, bytes.len() as u64, "{bytes:x?}");
-            match (decoded.direction, direction) {
-                (Direction::WriteImmediate(a), Direction::WriteImmediate(b)) => {
+            match (decoded.operation, operation) {
+                (Operation::Write(Place::Immediate(a)), Operation::Write(Place::Immediate(b))) => {
                     assert_eq!(truncate(a, width), truncate(b, width));
                 }
                 (a, b) => assert_eq!(a, b, "{bytes:x?}"),
@@ -201,16 +293,15 @@ mod tests {
             is_high_byte: true,
             ..reg(0, 1)
         };
-        assert_eq!(high.direction, Direction::Write(ah));
+        assert_eq!(high.operation, store(ah));
     }
 
     #[test]
     fn other_instructions_and_torn_ones_are_refused() {
-        let others: [&[u8]; 7] = [
-            &[0x01, 0x07],       // add [rdi], eax
+        let others: [&[u8]; 6] = [
+            &[0x11, 0x07],       // adc [rdi], eax
             &[0xf3, 0xa4],       // rep movsb
             &[0x0f, 0x11, 0x07], // movups [rdi], xmm0
-            &[0x48, 0x87, 0x07], // xchg [rdi], rax
             &[0x89, 0xd0],       // mov eax, edx
             &[0xc7, 0x07, 1],    // the immediate is missing
             &[],

@@ -14,6 +14,7 @@
 //! reads all ones, an unknown MSR is #GP, and what cannot go on is
 //! [`Event::Fatal`] for this guest alone.
 
+mod alu;
 mod decode;
 #[cfg(test)]
 mod tests;
@@ -25,12 +26,13 @@ use crate::memory::{GuestMemory, PhysMemory};
 use crate::npt::{NestedTables, NptError};
 use crate::platform::apic::Msi;
 use crate::platform::msr::{self, MsrEffect};
+use crate::platform::time::Time;
 use crate::platform::{IoEffect, Platform, PlatformError, PlatformState, cpuid};
 use crate::vcpu::gpr::{RAX, RCX};
 use crate::vcpu::{
     Entry, Exit, Intercepted, IoAccess, NestedFault, Pending, StateError, Vcpu, VcpuState,
 };
-use decode::{Direction, MAX_LENGTH, sign_extend, truncate};
+use decode::{MAX_LENGTH, Operation, Place, sign_extend, truncate};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Device registers that the image emulates, such as a vIOMMU.
@@ -95,8 +97,8 @@ pub enum GuestError {
         /// Where.
         gpa: Gpa,
     },
-    /// It accessed device registers with an instruction other than a move, or not
-    /// in 64-bit code.
+    /// It accessed device registers with an instruction that is not emulated, or
+    /// not in 64-bit code.
     #[error("the guest accesses {gpa} with an instruction at RIP {rip:#x} that is not emulated")]
     Instruction {
         /// The instruction.
@@ -177,6 +179,7 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
     /// then reported as [`Event::Interrupted`].
     pub fn run(&mut self, outside: &mut Outside<'_, '_>) -> Event {
         loop {
+            self.platform.advance(self.now());
             let Some(interrupt_window) = self.offer_interrupt() else {
                 return Event::Halted;
             };
@@ -229,8 +232,11 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
     /// The state of CPU and platform. The guest is stopped between two calls of
     /// [`Vm::run`], so it is complete.
     pub fn save(&self) -> VmState {
+        // A guest that waits has not exited for a while.
+        let mut vcpu = self.state;
+        vcpu.tsc = self.vcpu.tsc();
         VmState {
-            vcpu: self.state,
+            vcpu,
             platform: self.platform.save(),
             reserved: 0,
         }
@@ -299,7 +305,7 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
             }
             Intercepted::ReadMsr => {
                 let number = self.state.gpr32(RCX);
-                match msr::read(&self.state, &self.platform.apic, number) {
+                match msr::read(&self.state, &self.platform.apic, number, self.now()) {
                     Ok(value) => {
                         self.state.set_edx_eax(value);
                         self.state.advance_to(next_rip);
@@ -318,9 +324,11 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
 
     fn write_msr(&mut self, next_rip: u64) {
         let (number, value) = (self.state.gpr32(RCX), self.state.edx_eax());
-        match msr::write(&mut self.state, &mut self.platform.apic, number, value) {
+        let now = self.now();
+        match msr::write(&mut self.state, &mut self.platform.apic, number, value, now) {
             Ok(effect) => {
                 if let MsrEffect::SetTsc(value) = effect {
+                    self.platform.timeline.rebase(self.vcpu.tsc(), value);
                     self.vcpu.set_tsc(value);
                 }
                 self.state.advance_to(next_rip);
@@ -336,8 +344,9 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
         outside: &mut Outside<'_, '_>,
     ) -> Option<Event> {
         self.state.advance_to(next_rip);
+        let now = self.now();
         if access.is_in {
-            let value = u64::from(self.platform.read_port(access));
+            let value = u64::from(self.platform.read_port(access, now));
             let rax = &mut self.state.gpr[RAX];
             *rax = match access.width {
                 1 => *rax & !0xff | value,
@@ -347,7 +356,10 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
             return None;
         }
         let value = self.state.gpr32(RAX);
-        match self.platform.write_port(access, value, outside.console) {
+        match self
+            .platform
+            .write_port(access, value, now, outside.console)
+        {
             IoEffect::None => None,
             IoEffect::Exit(status) => Some(Event::GuestExit(status)),
             IoEffect::PciChanged => Some(Event::PciChanged),
@@ -364,34 +376,40 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
             return Some(Event::Fatal(GuestError::Instruction { rip, gpa }));
         };
         let width = access.width;
-        let region = regions
+        let mut region = regions
             .iter_mut()
             .find(|region| region.contains(gpa, width));
-        let offset = |region: &MmioRegion<'_>| gpa.raw() - region.gpa.raw();
         let is_outside = region.is_some();
-        match access.direction {
-            Direction::Read { to, is_signed } => {
-                let value = match region {
-                    Some(region) => region.device.read(offset(region), width),
-                    None => u64::MAX,
-                };
+        match access.operation {
+            Operation::Read { to, is_signed } => {
+                let value = self.read_bus(region, gpa, width);
                 let value = if is_signed {
                     sign_extend(value, width)
                 } else {
-                    truncate(value, width)
+                    value
                 };
                 to.set(&mut self.state, value);
             }
-            Direction::Write(from) => {
-                let value = from.get(&self.state);
-                if let Some(region) = region {
-                    region.device.write(offset(region), width, value);
-                }
+            Operation::Write(from) => {
+                // A move within the device does not exist.
+                let value = self.value_of(from).unwrap_or_default();
+                self.write_bus(region, gpa, width, value);
             }
-            Direction::WriteImmediate(value) => {
-                if let Some(region) = region {
-                    let value = truncate(value, width);
-                    region.device.write(offset(region), width, value);
+            Operation::Exchange(register) => {
+                let value = self.read_bus(region.as_deref_mut(), gpa, width);
+                self.write_bus(region, gpa, width, register.get(&self.state));
+                register.set(&mut self.state, value);
+            }
+            Operation::Compute { op, to, from } => {
+                let device = self.read_bus(region.as_deref_mut(), gpa, width);
+                let left = self.value_of(to).unwrap_or(device);
+                let right = self.value_of(from).unwrap_or(device);
+                let (result, rflags) = alu::compute(op, left, right, width, self.state.rflags);
+                self.state.rflags = rflags;
+                match (to, result) {
+                    (Place::Device, Some(value)) => self.write_bus(region, gpa, width, value),
+                    (Place::Register(to), Some(value)) => to.set(&mut self.state, value),
+                    _ => {}
                 }
             }
         }
@@ -399,8 +417,52 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
         is_outside.then_some(Event::MmioDone)
     }
 
-    /// The move at RIP, in 64-bit code.
-    fn decode_current(&self) -> Option<decode::Move> {
+    /// The value in a place on the CPU's side.
+    fn value_of(&self, place: Place) -> Option<u64> {
+        match place {
+            Place::Device => None,
+            Place::Register(register) => Some(register.get(&self.state)),
+            Place::Immediate(value) => Some(value),
+        }
+    }
+
+    /// Reads from a region of the image, or else from the platform, whose registers
+    /// are 32 bits wide.
+    fn read_bus(&mut self, region: Option<&mut MmioRegion<'_>>, gpa: Gpa, width: u8) -> u64 {
+        let value = match region {
+            Some(region) => region.device.read(gpa.raw() - region.gpa.raw(), width),
+            None if width == 4 => {
+                let value = self.platform.read_memory(gpa, self.now());
+                value.map_or(u64::MAX, u64::from)
+            }
+            None => u64::MAX,
+        };
+        truncate(value, width)
+    }
+
+    /// Writes likewise.
+    fn write_bus(&mut self, region: Option<&mut MmioRegion<'_>>, gpa: Gpa, width: u8, value: u64) {
+        let value = truncate(value, width);
+        match region {
+            Some(region) => {
+                let offset = gpa.raw() - region.gpa.raw();
+                region.device.write(offset, width, value);
+            }
+            None if width == 4 => {
+                let now = self.now();
+                self.platform.write_memory(gpa, value as u32, now);
+            }
+            None => {}
+        }
+    }
+
+    /// The guest's time.
+    fn now(&self) -> Time {
+        self.platform.timeline.at(self.vcpu.tsc())
+    }
+
+    /// The access at RIP, in 64-bit code.
+    fn decode_current(&self) -> Option<decode::Access> {
         if !self.state.is_64_bit() {
             return None;
         }

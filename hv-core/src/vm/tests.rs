@@ -24,6 +24,10 @@ impl Vcpu for &mut Script {
         self.exits.pop_front().unwrap_or(Exit::HostInterrupt)
     }
 
+    fn tsc(&self) -> u64 {
+        self.tsc
+    }
+
     fn set_tsc(&mut self, value: u64) {
         self.tsc = value;
     }
@@ -84,7 +88,7 @@ fn with_vm(exits: &[Exit], test: impl FnOnce(&mut TestVm<'_>, &GuestMemory<'_, A
         entries: Vec::new(),
         tsc: 0,
     };
-    let platform = Platform::new(host_cpuid, PciBus::new());
+    let platform = Platform::new(host_cpuid, PciBus::new(), 1_000_000_000);
     test(
         &mut Vm::new(&memory, tables, &mut script, state, platform),
         &memory,
@@ -122,7 +126,7 @@ fn fault(gpa: u64) -> NestedFault {
 fn enable_apic(vm: &mut TestVm<'_>) {
     let apic = &mut vm.platform.apic;
     apic.set_base(apic.base() | 1 << 10).unwrap();
-    apic.write(0x80f, 0x1ff).unwrap();
+    apic.write_msr(0x80f, 0x1ff, Time::from_ns(0)).unwrap();
 }
 
 const MSI: Msi = Msi {
@@ -229,6 +233,36 @@ fn a_read_extends_as_the_instruction_says() {
 }
 
 #[test]
+fn a_read_modify_write_reads_once_writes_once_and_sets_flags() {
+    // lock and dword [rdi], 0xf; cmp eax, [rdi]; xchg [rdi], eax
+    let exits = [Exit::NestedFault(fault(0xfed9_0010)); 3];
+    let mut registers = Registers::default();
+    with_vm(&exits, |vm, memory| {
+        let code = [0xf0, 0x83, 0x27, 0x0f, 0x3b, 0x07, 0x87, 0x07];
+        memory.write(Gpa::new(CODE.into()), &code).unwrap();
+        vm.state.gpr[RAX] = 0xccdd_eeff;
+        let mut outside = Outside {
+            mmio: &mut [MmioRegion {
+                gpa: Gpa::new(0xfed9_0000),
+                bytes: 0x1000,
+                device: &mut registers,
+            }],
+            console: &mut |_| {},
+        };
+        assert_eq!(vm.run(&mut outside), Event::MmioDone);
+        assert_eq!(vm.state.rflags & 0x8d5, 1 << 2, "parity of 0xf");
+        assert_eq!(vm.run(&mut outside), Event::MmioDone);
+        assert_eq!(vm.state.rflags & 1 << 6, 1 << 6, "equal");
+        vm.state.gpr[RAX] = 0x1234;
+        assert_eq!(vm.run(&mut outside), Event::MmioDone);
+        assert_eq!(vm.state.gpr[RAX], 0xccdd_eeff);
+        assert_eq!(vm.state.rip, u64::from(CODE) + 8);
+    });
+    let (read, write) = ((0x10, 4, None), |value| (0x10, 4, Some(value)));
+    assert_eq!(registers.0, [read, write(0xf), read, read, write(0x1234)]);
+}
+
+#[test]
 fn what_a_cpu_cannot_go_on_from_ends_this_guest_only() {
     let gpa = Gpa::new(0x9000_0000);
     let rip = u64::from(CODE);
@@ -251,7 +285,7 @@ fn what_a_cpu_cannot_go_on_from_ends_this_guest_only() {
             Exit::NestedFault(walk),
             GuestError::CpuOutsideMemory { gpa },
         ),
-        // Zeros: add [rax], al.
+        // adc [rdi], eax
         (
             Exit::NestedFault(fault(gpa.raw())),
             GuestError::Instruction { rip, gpa },
@@ -261,7 +295,8 @@ fn what_a_cpu_cannot_go_on_from_ends_this_guest_only() {
             GuestError::Unexpected { code: 0x63, rip },
         ),
     ] {
-        with_vm(&[exit], |vm, _| {
+        with_vm(&[exit], |vm, memory| {
+            memory.write(Gpa::new(CODE.into()), &[0x11, 0x07]).unwrap();
             assert_eq!(run(vm), Event::Fatal(error));
         });
     }
@@ -321,7 +356,7 @@ fn a_saved_guest_goes_on_elsewhere_and_a_bad_state_changes_nothing() {
         enable_apic(vm);
         vm.inject_msi(MSI);
         vm.state.gpr[3] = 0xabcd;
-        vm.state.tsc = 77;
+        vm.vcpu.tsc = 77;
         saved = Some(vm.save());
     });
     let state = VmState::read_from_bytes(saved.unwrap().as_bytes()).unwrap();

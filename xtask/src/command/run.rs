@@ -1,6 +1,6 @@
 //! `cargo xtask run`: the main job, once.
 
-use super::exit_code;
+use super::{exit_code, linux};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,7 +19,10 @@ use xtask::verdict::{Expect, judge};
 /// told, and at its end compares every page with what it last wrote there.
 /// Exits with 0 only if the guest, on the destination, found every page right.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    scenario: Option<Scenario>,
     /// Seed of the guest's pseudo-random workload
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -58,7 +61,16 @@ pub(crate) struct Args {
     logs: Option<PathBuf>,
 }
 
+/// What to run instead of the main job.
+#[derive(clap::Subcommand)]
+enum Scenario {
+    Linux(linux::Args),
+}
+
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if let Some(Scenario::Linux(args)) = &args.scenario {
+        return linux::run(args);
+    }
     let scenario = match args.sabotage {
         None => "main".to_owned(),
         Some(sabotage) => format!("sabotage-{}", sabotage.name()),

@@ -3,7 +3,7 @@
 use super::device::Handover;
 use super::{DEVICE_BAR, DEVICE_NUMBER, Guest, VIOMMU};
 use crate::host::Host;
-use hv_core::boot::{self, BootError};
+use hv_core::boot::{self, BootError, Payload};
 use hv_core::device::edu::Edu;
 use hv_core::memory::{AddSlotError, FramePool, GuestMemory, Slot};
 use hv_core::npt::{NestedTables, NptError};
@@ -94,14 +94,6 @@ pub struct Resources<'m> {
     pub pins: &'m mut [u32],
 }
 
-/// What the guest starts with.
-pub struct Payload<'a> {
-    /// An ELF file with a PVH note.
-    pub image: &'a [u8],
-    /// Its command line.
-    pub command_line: &'a str,
-}
-
 impl<'m> Guest<'m> {
     /// A guest that starts with `payload`, or an empty one, paused until it
     /// arrives from elsewhere.
@@ -155,7 +147,11 @@ impl<'m> Guest<'m> {
         let mut pci = PciBus::new();
         pci.add(virtual_function(bar))?;
         // The leaves a guest is shown are picked from those of this CPU.
-        let platform = Platform::new(|leaf, subleaf| cpuid!(leaf, subleaf), pci);
+        let platform = Platform::new(
+            |leaf, subleaf| cpuid!(leaf, subleaf),
+            pci,
+            host.rates.tsc_hz,
+        );
         Ok(Self {
             memory,
             vm: Vm::new(memory, tables, vcpu, state, platform),
@@ -205,12 +201,7 @@ fn load(
         registers: VIOMMU,
         host_address_width: HOST_ADDRESS_WIDTH,
     };
-    boot::load(
-        memory,
-        payload.image,
-        payload.command_line,
-        &[&dmar.table()],
-    )
+    boot::load(memory, payload, &[&dmar.table()])
 }
 
 fn unit_registers(dmar: &[u8], device: SourceId) -> Result<PhysRange, BuildError> {

@@ -17,7 +17,7 @@ mod destination;
 mod device;
 mod source;
 
-pub use build::{BuildError, Payload, Resources, add_memory};
+pub use build::{BuildError, Resources, add_memory};
 
 use crate::events;
 use crate::host::Device;
@@ -60,7 +60,7 @@ const CONTENT: u32 = 0x10;
 
 /// What goes across beside memory, in this order.
 const SECTIONS: [SectionInfo; 3] = [
-    section(1, 1),
+    section(1, 2),
     section(2, iommu::viommu::vtd::STATE_VERSION as u16),
     section(3, 1),
 ];

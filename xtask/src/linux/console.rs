@@ -1,0 +1,213 @@
+//! What the guest said on its console, on both machines, and whether it is well.
+
+use super::initramfs::TICKS;
+use crate::machine::Role;
+use crate::run::Outcome;
+use anyhow::{Context, Result};
+use std::fs;
+
+const PREFIX: &str = "linux: ";
+
+/// The guest's own account. Times are in hundredths of a second of its clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Console {
+    /// The kernel's version, as it names itself.
+    pub kernel: Option<String>,
+    /// When init started.
+    pub init: Option<u64>,
+    /// Each tick of init, with its number.
+    pub ticks: Vec<(u32, u64)>,
+    /// Ticks until the guest left the source.
+    pub ticks_on_source: usize,
+    /// When init ended.
+    pub end: Option<u64>,
+    /// The clock source at init's start and end.
+    pub clock_sources: Vec<String>,
+    /// Messages of the kernel of level error or worse before init.
+    pub boot_errors: Vec<String>,
+    /// The same since then.
+    pub errors: Vec<String>,
+}
+
+impl Console {
+    /// Reads the consoles of both machines, the source's first.
+    ///
+    /// # Errors
+    /// A console cannot be read.
+    pub fn read(outcome: &Outcome) -> Result<Self> {
+        let mut console = Self::default();
+        for role in [Role::Source, Role::Destination] {
+            let path = outcome.files(role).console;
+            let bytes =
+                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            console.note(&String::from_utf8_lossy(&bytes));
+            if role == Role::Source {
+                console.ticks_on_source = console.ticks.len();
+            }
+        }
+        Ok(console)
+    }
+
+    fn note(&mut self, text: &str) {
+        for line in text.lines() {
+            if let Some((_, rest)) = line.split_once("] Linux version ") {
+                self.kernel = rest.split(' ').next().map(str::to_owned);
+            }
+            // A line that the switchover cut in two starts on the source.
+            let Some((_, line)) = line.split_once(PREFIX) else {
+                continue;
+            };
+            let member = |name: &str| {
+                line.split(' ')
+                    .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+            };
+            let uptime = || member("uptime").and_then(hundredths);
+            self.clock_sources
+                .extend(member("clocksource").map(str::to_owned));
+            match line.split(' ').next() {
+                Some("init") => self.init = uptime(),
+                Some("end") => self.end = uptime(),
+                Some("tick") => {
+                    let number = member("n").and_then(|n| n.parse().ok());
+                    self.ticks.extend(number.zip(uptime()));
+                }
+                Some("boot-error") => self.boot_errors.push(line.to_owned()),
+                Some("error") => self.errors.push(line.to_owned()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// `12.34` in hundredths.
+fn hundredths(text: &str) -> Option<u64> {
+    let (seconds, rest) = text.split_once('.')?;
+    let rest = (rest.len() == 2).then_some(rest)?;
+    seconds
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(100)?
+        .checked_add(rest.parse().ok()?)
+}
+
+/// Everything that went wrong; empty for a success.
+pub fn judge(outcome: &Outcome, console: &Console, migrates: bool) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut require = |ok: bool, what: String| {
+        if !ok {
+            wrong.push(what);
+        }
+    };
+    if let Some(limit) = outcome.timed_out {
+        require(false, format!("no end within {} s", limit.as_secs()));
+    }
+    let home = match migrates {
+        true => &outcome.destination,
+        false => &outcome.source,
+    };
+    for seen in [&outcome.source, &outcome.destination] {
+        for reason in [&seen.refused, &seen.migration_failed]
+            .into_iter()
+            .flatten()
+        {
+            require(false, reason.clone());
+        }
+    }
+    require(console.init.is_some(), "init did not start".into());
+    require(
+        outcome.source.migrated.is_some() == migrates,
+        "the guest did not end on the machine it was to end on".into(),
+    );
+    require(
+        home.guest_exit == Some(0),
+        format!("the guest's status is {:?}", home.guest_exit),
+    );
+    let numbers: Vec<u32> = console.ticks.iter().map(|(number, _)| *number).collect();
+    require(
+        numbers.iter().copied().eq(1..=TICKS),
+        format!("of {TICKS} ticks these were seen: {numbers:?}"),
+    );
+    let times = console
+        .init
+        .iter()
+        .chain(console.ticks.iter().map(|(_, at)| at));
+    require(times.is_sorted(), "the guest's clock went backwards".into());
+    let mut sources = console.clock_sources.iter();
+    let first = sources.next();
+    require(
+        sources.all(|source| Some(source) == first),
+        format!("the clock source changed: {:?}", console.clock_sources),
+    );
+    for error in &console.errors {
+        require(false, error.clone());
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Migrated;
+    use crate::observation::Observation;
+
+    const TEXT: &str = "\
+[    0.000000] Linux version 6.1.0-9-amd64 (someone)\r
+linux: init uptime=1.30 clocksource=tsc\r
+linux: tick n=1 uptime=2.31\r
+";
+
+    fn whole() -> (Outcome, Console) {
+        let mut console = Console::default();
+        console.note(TEXT);
+        for n in 2..=TICKS {
+            console.note(&format!("linux: tick n={n} uptime={n}.99"));
+        }
+        console.note("linux: end uptime=20.00 clocksource=tsc");
+        let source = Observation {
+            migrated: Some(Migrated::default()),
+            ..Observation::default()
+        };
+        let destination = Observation {
+            guest_exit: Some(0),
+            ..Observation::default()
+        };
+        let outcome = Outcome {
+            source,
+            destination,
+            ..Outcome::default()
+        };
+        (outcome, console)
+    }
+
+    #[test]
+    fn what_the_guest_says_is_understood() {
+        let mut console = Console::default();
+        console.note(TEXT);
+        assert_eq!(console.kernel.as_deref(), Some("6.1.0-9-amd64"));
+        assert_eq!(
+            (console.init, &console.ticks[..]),
+            (Some(130), &[(1, 231)][..])
+        );
+    }
+
+    #[test]
+    fn a_whole_run_passes_and_each_defect_fails() {
+        type Break = fn(&mut Outcome, &mut Console);
+        let (outcome, console) = whole();
+        assert_eq!(judge(&outcome, &console, true), Vec::<String>::new());
+        let breaks: [Break; 7] = [
+            |_, console| console.init = None,
+            |_, console| console.ticks.truncate(3),
+            |_, console| console.ticks[4].1 = 0,
+            |_, console| console.clock_sources[1] = "jiffies".into(),
+            |_, console| console.errors.push("error <3>I/O".into()),
+            |outcome, _| outcome.destination.guest_exit = Some(1),
+            |outcome, _| outcome.source.migrated = None,
+        ];
+        for damage in breaks {
+            let (mut outcome, mut console) = whole();
+            damage(&mut outcome, &mut console);
+            assert_eq!(judge(&outcome, &console, true).len(), 1);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! A stock Debian kernel as the guest.
+//!
+//! ```text
+//!  packages  -> kernel and busybox      initramfs, cpio -> the archives
+//!  run::Run  -> two machines, watched   console -> what the guest said, judged
+//! ```
+//!
+//! Nothing that is fetched leaves the target directory.
+
+mod console;
+mod cpio;
+mod initramfs;
+mod packages;
+
+pub use console::{Console, judge};
+
+use crate::image::{self, Image};
+use crate::images::Images;
+use crate::workspace;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What to boot instead of Debian's stock kernel and our small initramfs.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// A bzImage.
+    pub kernel: Option<PathBuf>,
+    /// An initramfs. Its init is to say what [`Console`] reads.
+    pub initramfs: Option<PathBuf>,
+}
+
+/// Builds the hypervisor, fetches what is missing of the guest, and packs the guest
+/// into one boot module.
+///
+/// # Errors
+/// A build failed, a package cannot be had, or a file cannot be read or written.
+pub fn images(sources: &Sources) -> Result<Images> {
+    let directory = workspace::target_dir().join("linux");
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    let kernel = match &sources.kernel {
+        Some(path) => read(path)?,
+        None => read(&packages::kernel(&directory)?)?,
+    };
+    let initramfs = match &sources.initramfs {
+        Some(path) => read(path)?,
+        None => initramfs::build(&read(&packages::busybox(&directory)?)?),
+    };
+
+    let mut module = cpio::Archive::default();
+    module.file("kernel", &kernel);
+    module.file("initramfs", &initramfs);
+    let guest = directory.join("guest.cpio");
+    fs::write(&guest, module.finish())
+        .with_context(|| format!("cannot write {}", guest.display()))?;
+    Ok(Images {
+        hypervisor: image::build(Image::Pc, &[])?,
+        guest,
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
