@@ -18,7 +18,7 @@ macro_rules! same_layout {
 }
 
 fn number(offset: u32) -> u32 {
-    c::VFIO_TYPE << 8 | (c::VFIO_BASE + offset)
+    u32::from(c::VFIO_TYPE) << 8 | (c::VFIO_BASE + offset)
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn e01_pin_checks_in_this_order() {
         ..Given::usual()
     };
     with_given(given, |front| {
-        let end = ((1 << 52) - 1) as u64;
+        let end = (1u64 << 52) - 1;
         assert_eq!(front.pin(end, 0, access), EINVAL);
         assert_eq!(front.pin(end, 2, access), EACCES);
     });

@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn bits_keep_to_their_mapping_when_others_come_and_go() {
         let mut slots = [MappingSlot::default(); 4];
-        let mut words = [u64::MAX; 5];
+        let mut words = [u64::MAX; 4];
         let mut mappings = Mappings::new(&mut slots, &mut words);
         mappings
             .insert(mapping(100, 65, Access::ReadWrite))
