@@ -56,11 +56,11 @@ fn a02_a_bad_pointer_is_a_fault_and_comes_before_argsz() {
             }
             front.memory.put(ARG, &[0u64; 4]);
             assert_eq!(front.ioctl(command, ARG), EINVAL, "argsz is 0");
-            front.memory.absent = vec![ARG + size - 1..ARG + size];
+            front.memory.absent = Some(ARG + size - 1..ARG + size);
             assert_eq!(front.ioctl(command, ARG), EFAULT);
-            front.memory.absent = vec![ARG + size..ARG + size + 8];
+            front.memory.absent = Some(ARG + size..ARG + size + 8);
             assert_eq!(front.ioctl(command, ARG), EINVAL);
-            front.memory.absent.clear();
+            front.memory.absent = None;
         }
         let long = DmaMap {
             argsz: u32::MAX,

@@ -120,7 +120,7 @@ fn d04_get_bitmap_checks_in_this_order() {
         front.memory.limit = BITMAP + 7;
         assert_eq!(front.get(&good), EINVAL, "not plausible");
         front.memory.limit = 1 << 47;
-        front.memory.absent = vec![ARG + 40..ARG + 41];
+        front.memory.absent = Some(ARG + 40..ARG + 41);
         assert_eq!(front.get(&good), EFAULT, "not readable");
     });
 }
@@ -129,9 +129,9 @@ fn d04_get_bitmap_checks_in_this_order() {
 fn d04_a_bad_bitmap_is_a_fault_and_no_bit_is_lost() {
     with_mapping(|front| {
         assert_eq!(write(front, 17), OK);
-        front.memory.read_only = vec![BITMAP + 7..BITMAP + 8];
+        front.memory.read_only = Some(BITMAP + 7..BITMAP + 8);
         assert_eq!(front.get(&range_request(16, 8, 8)), EFAULT);
-        front.memory.read_only.clear();
+        front.memory.read_only = None;
         assert_eq!(front.dirty(16, 8), 0b10);
     });
 }

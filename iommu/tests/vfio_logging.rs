@@ -84,7 +84,7 @@ fn g01_start_checks_in_this_order() {
             assert_eq!(start_with(log, memory, 0x1000, &ranges), EINVAL, "overlap");
         }
         assert_eq!(start_with(log, memory, 0x1000, &[(0, 0x20_1000)]), ENOMEM);
-        memory.absent = vec![RANGES + 16..RANGES + 17];
+        memory.absent = Some(RANGES + 16..RANGES + 17);
         let ranges = [(0x1000, 0x1000), (0x3000, 0x1000)];
         // The second range lies where nothing is.
         let control: Control = memory.get(ARG + 8);
@@ -96,7 +96,7 @@ fn g01_start_checks_in_this_order() {
             },
         );
         assert_eq!(call(log, memory, 32, START | SET), EFAULT);
-        memory.absent.clear();
+        memory.absent = None;
         assert!(!log.is_active());
         assert_eq!(start_with(log, memory, 0x1000, &ranges), OK);
         assert_eq!(start_with(log, memory, 0x1000, &ranges), EBUSY);
@@ -106,10 +106,10 @@ fn g01_start_checks_in_this_order() {
 #[test]
 fn g01_an_answer_that_cannot_be_written_leaves_nothing_started() {
     with_log(|log, memory| {
-        memory.read_only = vec![ARG + 8..ARG + 16];
+        memory.read_only = Some(ARG + 8..ARG + 16);
         assert_eq!(start_with(log, memory, 0x2000, &[(0, 0x2000)]), EFAULT);
         assert!(!log.is_active());
-        memory.read_only.clear();
+        memory.read_only = None;
         assert_eq!(start_with(log, memory, 0x2000, &[(0, 0x2000)]), OK);
         assert_eq!(
             memory.get::<Control>(ARG + 8).page_size,
@@ -156,9 +156,9 @@ fn g01_a_report_has_what_was_written_in_the_ranges_of_the_start_once() {
             memory.words(BITMAP, 3)
         };
         let keeps = 1 << 63;
-        memory.read_only = vec![BITMAP..BITMAP + 1];
+        memory.read_only = Some(BITMAP..BITMAP + 1);
         assert_eq!(report(log, memory, 0x10_0000, 0x8_0000, 0x1000), EFAULT);
-        memory.read_only.clear();
+        memory.read_only = None;
         // Nothing was lost by that, and bits that were set stay set.
         let words = fetch(log, memory, 0x10_0000, 0x8_0000, 0x1000);
         assert_eq!(words, [keeps | 0b1101, 1 << 63, 0]);

@@ -278,7 +278,7 @@ fn b13_the_smallest_page_is_the_same_whatever_is_attached() {
 }
 
 #[test]
-fn b10_a_page_held_too_often_is_out_of_memory() {
+fn a_page_says_who_holds_it() {
     with_front(|front| {
         assert_eq!(front.map(16, 1, 3, RW), OK);
         let iommu = front.container.iommu();

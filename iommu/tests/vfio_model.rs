@@ -195,8 +195,8 @@ impl Oracle {
             if first.vaddr_is_valid || !same {
                 return EINVAL;
             }
-            for number in page..page + pages {
-                self.pages.get_mut(&number).unwrap().vaddr_is_valid = true;
+            for (_, page) in self.pages.range_mut(page..page + pages) {
+                page.vaddr_is_valid = true;
             }
             return OK;
         }
@@ -242,8 +242,8 @@ impl Oracle {
             if there.iter().any(|(_, page)| !page.vaddr_is_valid) {
                 return (EINVAL, pages);
             }
-            for (number, _) in there {
-                self.pages.get_mut(&number).unwrap().vaddr_is_valid = false;
+            for (_, page) in self.pages.range_mut(page..page + pages) {
+                page.vaddr_is_valid = false;
             }
             return (OK, count);
         }

@@ -53,11 +53,11 @@ pub const BITMAP: u64 = 0x2_0000;
 pub const VADDR: u64 = 0x7000_0000_0000;
 const MEMORY_END: u64 = 0x3_0000;
 
-/// The caller's memory, in some ranges of which nothing or only reads work.
+/// The caller's memory, with a range where nothing and one where only reads work.
 pub struct Memory {
     bytes: Vec<u8>,
-    pub absent: Vec<Range<u64>>,
-    pub read_only: Vec<Range<u64>>,
+    pub absent: Option<Range<u64>>,
+    pub read_only: Option<Range<u64>>,
     /// No buffer can be at or above this.
     pub limit: u64,
 }
@@ -66,8 +66,8 @@ impl Memory {
     pub fn new() -> Self {
         Self {
             bytes: vec![0; (MEMORY_END - ARG) as usize],
-            absent: Vec::new(),
-            read_only: Vec::new(),
+            absent: None,
+            read_only: None,
             limit: 1 << 47,
         }
     }
@@ -93,7 +93,7 @@ impl Memory {
     fn span(&self, at: u64, len: usize) -> Option<Range<usize>> {
         let end = at.checked_add(len as u64)?;
         let hits = |range: &Range<u64>| range.start < end && at < range.end;
-        let exists = ARG <= at && end <= MEMORY_END && !self.absent.iter().any(hits);
+        let exists = ARG <= at && end <= MEMORY_END && !self.absent.as_ref().is_some_and(hits);
         exists.then(|| (at - ARG) as usize..(end - ARG) as usize)
     }
 }
@@ -106,7 +106,7 @@ impl CallerMemory for Memory {
     fn bytes_mut(&mut self, at: u64, len: usize) -> Option<&mut [u8]> {
         let end = at.checked_add(len as u64)?;
         let refused = |range: &Range<u64>| range.start < end && at < range.end;
-        if self.read_only.iter().any(refused) {
+        if self.read_only.as_ref().is_some_and(refused) {
             return None;
         }
         self.span(at, len).map(|span| &mut self.bytes[span])
