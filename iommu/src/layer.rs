@@ -77,7 +77,7 @@ pub enum MapError {
     /// Some of the range is mapped already.
     #[error("the range overlaps a mapping")]
     Overlap,
-    /// A page is mapped 65,535 times.
+    /// A page is mapped 4,095 times already, with or without the right to write.
     #[error("a page is mapped too many times")]
     TooManyMappings,
     /// There may be too few frames for tables.
@@ -159,7 +159,7 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         // These are guest memory now, so adding does not overflow.
         let gfns = || (0..pages.count()).map(|index| Gfn::new(gfn.number() + index));
         for gfn in gfns() {
-            let pinned = self.pins.check(gfn);
+            let pinned = self.pins.check(gfn, access);
             pinned.map_err(|_| MapError::TooManyMappings)?;
         }
 
@@ -231,7 +231,8 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         self.pool.available()
     }
 
-    /// Whether a device may reach `gfn`, so that the page must stay where it is.
+    /// Whether anybody holds `gfn`, or a device may reach it, so that the page must
+    /// stay where it is.
     pub fn is_pinned(&self, gfn: Gfn) -> bool {
         self.domains.identity_is_used() && self.guest.translate(gfn.gpa()).is_ok()
             || self.pins.is_pinned(gfn)

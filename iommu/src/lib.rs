@@ -19,16 +19,17 @@ pub mod bitmap;
 mod dma_space;
 pub mod dmar;
 mod domain;
+pub mod hold;
 pub mod host;
 pub mod layer;
 pub mod loan;
 pub mod pins;
-pub mod seed;
 pub mod space;
 pub mod tables;
 mod tracking;
 pub mod unit;
 pub mod unmap;
+pub mod vfio;
 pub mod viommu;
 pub mod vtd;
 

@@ -6,9 +6,12 @@
 //! still mapped at the end and [`Iommu::mark_writable`] finds it. Until then it is
 //! not marked: sent earlier, it could be written again at once.
 
+use crate::IovaRange;
+use crate::bitmap::DirtyBitmap;
 use crate::layer::Iommu;
 use crate::tables::EntryFormat;
-use crate::unit::HostUnit;
+use crate::unit::{DomainId, HostUnit};
+use crate::unmap::UnmapError;
 use hv_core::dirty::DirtySource;
 use hv_core::memory::PhysMemory;
 use hv_core::sabotage::{Sabotage, is_active};
@@ -39,6 +42,27 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         } else {
             self.pins.writable_pages()
         }
+    }
+
+    /// Sets in `bitmap`, from the start of `range` on, the bit of every page of
+    /// `domain` a device may write at present. The mappings stay, so the pages may
+    /// be written again at once, and the guest's dirty log is not told.
+    ///
+    /// # Errors
+    /// As [`Iommu::unmap`] has them for a bitmap, and nothing is set.
+    pub fn report_writable(
+        &self,
+        domain: DomainId,
+        range: IovaRange,
+        bitmap: &mut DirtyBitmap<'_>,
+    ) -> Result<(), UnmapError> {
+        let (root, pages) = self.check_report(domain, range, Some(bitmap))?;
+        self.tables.for_each_leaf(root, pages, &mut |at, leaf| {
+            if leaf.access.writes() {
+                bitmap.set(at.first - pages.first, at.count());
+            }
+        });
+        Ok(())
     }
 
     /// The last harvest: marks every page a device may write in the dirty log.

@@ -100,12 +100,27 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         bitmap: Option<&mut DirtyBitmap<'_>>,
     ) -> Result<Unmapped, UnmapError> {
         self.check_unit()?;
+        let (root, pages) = self.check_report(domain, range, bitmap.as_deref())?;
+        if self.tables.bisects(root, pages) {
+            return Err(UnmapError::Bisects);
+        }
+        Ok(self.remove(domain, root, pages, None, bitmap)?)
+    }
+
+    /// The tables of `domain` and the pages of `range`, if they exist and `bitmap`
+    /// can take a report on them.
+    pub(crate) fn check_report(
+        &self,
+        domain: DomainId,
+        range: IovaRange,
+        bitmap: Option<&DirtyBitmap<'_>>,
+    ) -> Result<(Hpa, Pages), UnmapError> {
         let root = self.domains.root(domain).ok_or(UnmapError::NoDomain)?;
         let pages = Pages::from(range);
         if pages.last > self.tables.last_page() {
             return Err(UnmapError::OutOfRange);
         }
-        if let Some(bitmap) = &bitmap {
+        if let Some(bitmap) = bitmap {
             if !self.tracking {
                 return Err(UnmapError::NotTracking);
             }
@@ -113,10 +128,7 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
                 return Err(UnmapError::BitmapTooSmall);
             }
         }
-        if self.tables.bisects(root, pages) {
-            return Err(UnmapError::Bisects);
-        }
-        Ok(self.remove(domain, root, pages, None, bitmap)?)
+        Ok((root, pages))
     }
 
     /// Removes the mappings in `pages`, which bisects none, or all but those to

@@ -19,6 +19,7 @@ pub mod observation;
 pub mod progress;
 pub mod qemu;
 pub mod report;
+pub mod rules;
 pub mod run;
 pub mod sabotage;
 pub mod tail;

@@ -21,6 +21,7 @@ enum Command {
     Build(command::build::Args),
     Test(command::test::Args),
     Lint(command::lint::Args),
+    Rules(command::rules::Args),
 }
 
 fn main() -> ExitCode {
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Build(args) => command::build::run(&args),
         Command::Test(args) => command::test::run(&args),
         Command::Lint(args) => command::lint::run(&args),
+        Command::Rules(args) => command::rules::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -77,6 +77,12 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
         self.visit_below(root, self.levels, pages, false, visit);
     }
 
+    /// Shows `visit` every leaf in `pages`, attached or not, ascending.
+    pub(crate) fn for_each_leaf(self, root: Hpa, pages: Pages, visit: &mut dyn FnMut(Pages, Leaf)) {
+        // As if a table above them all were detached.
+        self.visit_below(root, self.levels, pages, true, visit);
+    }
+
     fn visit_below(
         self,
         table: Hpa,

@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 pub(crate) mod lint;
+pub(crate) mod rules;
 pub(crate) mod run;
 pub(crate) mod test;
 
