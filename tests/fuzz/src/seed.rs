@@ -17,7 +17,7 @@ pub(crate) fn run(input: &[u8]) {
         let mut mapped: Vec<Mapped> = Vec::new();
         let mut input = Input::new(input);
         while !input.is_empty() {
-            if input.u8() % 2 == 0 {
+            if input.u8().is_multiple_of(2) {
                 let (page, pages) = (u64::from(input.u16()), u64::from(input.u8()) % 32);
                 let gpa = Gpa::new(u64::from(input.u8()) % FRAMES * PAGE_SIZE);
                 let access = [Access::Read, Access::Write, Access::ReadWrite];
@@ -55,7 +55,7 @@ pub(crate) fn run(input: &[u8]) {
 
 /// A request of about the right form: small fields, or the bytes as they come.
 fn request(input: &mut Input<'_>) -> Vec<u8> {
-    if input.u8() % 4 == 0 {
+    if input.u8().is_multiple_of(4) {
         return input.bytes(48).to_vec();
     }
     let header = UnmapBitmap {

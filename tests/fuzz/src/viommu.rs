@@ -35,7 +35,7 @@ pub(crate) fn run(input: &[u8]) {
             match input.u8() % 8 {
                 0 => {
                     let offset = u64::from(input.u16()) % 0x300;
-                    let width = if input.u8() % 2 == 0 { 4 } else { 8 };
+                    let width = if input.u8().is_multiple_of(2) { 4 } else { 8 };
                     unit.write(offset, width, input.u64());
                 }
                 1 => {
@@ -62,7 +62,7 @@ pub(crate) fn run(input: &[u8]) {
                 }
                 6 => {
                     let iova = Iova::new(input.u64());
-                    unit.inject_fault(guest, NIC.host, iova, input.u8() % 2 == 0);
+                    unit.inject_fault(guest, NIC.host, iova, input.u8().is_multiple_of(2));
                     let _ = unit.translate(guest, NIC.guest, iova, true);
                     let _ = unit.take_interrupt();
                 }
