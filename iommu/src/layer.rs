@@ -1,6 +1,7 @@
 //! The [`Iommu`]: one guest's device mappings on one host remapping unit.
 
 use crate::IovaRange;
+use crate::dirty_mode::DirtyDecision;
 use crate::domain::Domains;
 use crate::pins::PinTracker;
 use crate::space::{Access, SpaceError};
@@ -33,6 +34,7 @@ pub struct Iommu<'m, M, U, F = VtdSecondStage> {
     /// The tables of the identity domain, once a device needed it.
     pub(crate) identity_root: Option<Hpa>,
     pub(crate) tracking: bool,
+    pub(crate) dirty: DirtyDecision,
 }
 
 /// The memory given to [`Iommu::new`] is too small.
@@ -102,12 +104,15 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         if pins.frames() < needed {
             return Err(TooFewPins { needed });
         }
+        let dirty = DirtyDecision::new(parts.format, parts.unit.dirty_hardware());
         Ok(Self {
             tables: Tables {
                 mem: parts.mem,
                 format: parts.format,
                 levels: parts.unit.levels(),
                 large_leaves: parts.unit.has_large_leaves(),
+                evidence: dirty.evidence(parts.format),
+                preset: dirty.preset(parts.format),
             },
             unit: parts.unit,
             unit_is_lost: false,
@@ -117,6 +122,7 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
             domains: Domains::new(),
             identity_root: None,
             tracking: false,
+            dirty,
         })
     }
 

@@ -1,5 +1,6 @@
 //! What the layer needs of a host remapping unit; one trait for all vendors.
 
+use crate::dirty_mode::DirtyHardware;
 use crate::{Iova, IovaRange};
 use hv_core::Hpa;
 
@@ -106,6 +107,11 @@ pub trait HostUnit {
     /// or a write buffer). Then a mapping newly made is sure to be seen only after
     /// [`HostUnit::invalidate`] over it; otherwise at once.
     fn caches_absent(&self) -> bool;
+
+    /// What is known of the dirty bits it sets; by default that it sets none.
+    fn dirty_hardware(&self) -> DirtyHardware {
+        DirtyHardware::NONE
+    }
 
     /// Makes `device` translate through the table at `root`. On return no DMA of
     /// the device under its former translation is in flight.

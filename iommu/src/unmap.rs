@@ -152,9 +152,9 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         Ok(unmapped)
     }
 
-    /// Marks what devices may have written through the detached leaves. Without
-    /// dirty bits in hardware that is every page that was mapped writable, and
-    /// never one that was mapped read-only.
+    /// Marks what devices may have written through the detached leaves: what
+    /// [`crate::dirty_mode`] takes for evidence, and never a page that was mapped
+    /// read-only.
     fn report_detached(
         &self,
         root: Hpa,
@@ -162,10 +162,10 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         mut bitmap: Option<&mut DirtyBitmap<'_>>,
     ) -> Unmapped {
         let mut unmapped = Unmapped::default();
-        let mut report = |at: Pages, leaf: Leaf| {
+        let mut report = |at: Pages, leaf: Leaf, written: bool| {
             unmapped.pages += at.count();
             unmapped.mappings += u64::from(leaf.last);
-            if !leaf.access.writes() {
+            if !written {
                 return;
             }
             unmapped.dirty += at.count();
@@ -181,7 +181,7 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
     /// Unpins the pages behind detached leaves, then forgets the leaves.
     fn release_detached(&mut self, root: Hpa, pages: Pages) {
         let (guest, pins) = (self.guest, &mut self.pins);
-        let mut unpin = |at: Pages, leaf: Leaf| {
+        let mut unpin = |at: Pages, leaf: Leaf, _: bool| {
             for index in 0..at.count() {
                 let hpa = Hpa::new(leaf.hpa.raw() + index * PAGE_SIZE);
                 if let Some(gfn) = guest.gfn_of(hpa) {

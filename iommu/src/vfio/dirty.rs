@@ -46,7 +46,10 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Container<'_, '_, M, U, F> {
             return Ok(());
         }
         self.mappings.start_tracking()?;
-        self.iommu.start_tracking();
+        if let Err(error) = self.iommu.start_tracking() {
+            self.mappings.stop_tracking();
+            return Err(error.into());
+        }
         self.mark_pinned(super::container::ALL_PAGES);
         Ok(())
     }

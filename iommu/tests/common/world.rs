@@ -91,7 +91,7 @@ pub fn with_world<R>(config: Config, test: impl FnOnce(World<'_>) -> R) -> R {
     .unwrap();
     let domains: Vec<_> = (0..2).map(|_| iommu.create_domain().unwrap()).collect();
     log.start();
-    iommu.start_tracking();
+    iommu.start_tracking().unwrap();
     let mut world = World {
         iommu,
         hardware: &hardware,

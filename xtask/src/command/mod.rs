@@ -1,6 +1,7 @@
 //! The subcommands, one module each.
 
 pub(crate) mod build;
+pub(crate) mod fuzz;
 pub(crate) mod lint;
 pub(crate) mod rules;
 pub(crate) mod run;
