@@ -14,12 +14,15 @@
 extern crate std;
 
 pub mod addr;
+pub mod amdvi;
 mod attach;
 pub mod bitmap;
+mod bits;
 mod dma_space;
 pub mod dmar;
 mod domain;
 pub mod host;
+pub mod ivrs;
 pub mod layer;
 pub mod loan;
 pub mod pins;

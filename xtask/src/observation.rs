@@ -35,6 +35,10 @@ impl fmt::Display for Exit {
 pub struct Observation {
     /// The image's version, once it is up.
     pub booted: Option<String>,
+    /// The kind of its remapping unit.
+    pub iommu: Option<String>,
+    /// Whether the unit refuses DMA without telling.
+    pub faults_unreported: bool,
     /// Why it refused to start, if it did.
     pub refused: Option<String>,
     /// The pre-copy rounds, in order.
@@ -72,6 +76,13 @@ impl Observation {
         match event.clone() {
             Event::Boot { version, .. } => self.booted = Some(version),
             Event::Refused { reason } => self.refused = Some(reason),
+            Event::Iommu {
+                unit,
+                reports_faults,
+            } => {
+                self.iommu = Some(unit);
+                self.faults_unreported = !reports_faults;
+            }
             Event::Round(round) => self.rounds.push(round),
             Event::Switchover => self.switchover = true,
             Event::Migrated(migrated) => self.migrated = Some(migrated),
