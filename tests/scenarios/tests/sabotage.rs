@@ -5,18 +5,22 @@
 
 use hv_core::sabotage::Sabotage as Breakable;
 use scenarios::{execute, explain};
+use xtask::iommu::Iommu;
 use xtask::run::Run;
 use xtask::sabotage::Sabotage;
 use xtask::verdict::{Expect, judge};
 
 fn loses_pages(sabotage: Sabotage) {
-    let run = Run {
+    loses_pages_in(&Run {
         sabotage: Some(sabotage),
         ..Run::new(&format!("sabotage-{}", sabotage.name()))
-    };
-    let outcome = execute(&run);
+    });
+}
+
+fn loses_pages_in(run: &Run) {
+    let outcome = execute(run);
     let verdict = judge(&outcome, Expect::Migrates);
-    let explained = explain(&run, &outcome, &verdict);
+    let explained = explain(run, &outcome, &verdict);
     // Red for the right reason: the guest moved, looked, and named frames.
     assert!(outcome.destination.resumed, "{explained}");
     assert!(!outcome.destination.lost.is_empty(), "{explained}");
@@ -41,6 +45,15 @@ fn pages_are_lost_if_cpu_writes_are_not_tracked() {
 #[test]
 fn pages_are_lost_without_invalidations() {
     loses_pages(Sabotage::Iotlb);
+}
+
+#[test]
+fn pages_are_lost_without_invalidations_on_amd_vi() {
+    loses_pages_in(&Run {
+        sabotage: Some(Sabotage::Iotlb),
+        iommu: Iommu::Amd,
+        ..Run::new("sabotage-iotlb-amd-vi")
+    });
 }
 
 #[test]
