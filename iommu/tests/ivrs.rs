@@ -1,5 +1,8 @@
 //! The IVRS parser against tables good and bad.
 
+// A test may panic, in its helpers too.
+#![allow(clippy::unwrap_used)]
+
 use hv_core::Hpa;
 use iommu::ivrs::{IvhdFlags, Ivrs, IvrsError};
 use iommu::unit::SourceId;
