@@ -222,6 +222,11 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         })
     }
 
+    /// Whether the unit tells of the DMA it refuses.
+    pub fn reports_faults(&self) -> bool {
+        self.unit.reports_faults()
+    }
+
     /// The oldest DMA that the unit refused and that was not yet taken.
     pub fn take_fault(&mut self) -> Option<DmaFault> {
         self.unit.take_fault()

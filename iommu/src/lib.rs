@@ -14,8 +14,10 @@
 extern crate std;
 
 pub mod addr;
+pub mod amdvi;
 mod attach;
 pub mod bitmap;
+mod bits;
 pub mod dirty_mode;
 mod dma_space;
 pub mod dmar;
@@ -23,6 +25,7 @@ mod domain;
 mod harvest;
 pub mod hold;
 pub mod host;
+pub mod ivrs;
 pub mod layer;
 pub mod loan;
 pub mod pins;

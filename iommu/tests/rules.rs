@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::format::FORMATS;
 use common::unit::Fault;
 use common::world::{Config, LARGE, World, device, iova, range, with_world};
 use hv_core::dirty::DirtySource;
@@ -12,8 +13,15 @@ use iommu::unit::{DomainId, UnitError};
 use iommu::unmap::UnmapError;
 use iommu::{DirtyBitmap, IovaRange, MAX_DEVICES, MAX_DOMAINS};
 
-fn in_world(test: impl FnOnce(World<'_>)) {
-    with_world(Config::default(), test);
+/// The rules hold whatever the tables look like.
+fn in_world(test: impl Fn(World<'_>)) {
+    for format in FORMATS {
+        let config = Config {
+            format,
+            ..Config::default()
+        };
+        with_world(config, &test);
+    }
 }
 
 fn gpa(gfn: u64) -> Gpa {

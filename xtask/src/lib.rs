@@ -13,6 +13,7 @@
 pub mod events;
 pub mod image;
 pub mod images;
+pub mod iommu;
 pub mod ledger;
 pub mod machine;
 pub mod observation;

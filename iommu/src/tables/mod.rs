@@ -6,6 +6,8 @@
 //! table counts the entries in use in it, so a table that becomes empty is known
 //! without looking through it.
 
+mod amd_v1;
+mod any;
 mod format;
 mod harvest;
 mod map;
@@ -16,6 +18,8 @@ mod vtd;
 mod vtd_dirty;
 mod vtd_first;
 
+pub use amd_v1::AmdV1;
+pub use any::AnyFormat;
 pub use format::{Entry, EntryFormat, Leaf};
 pub(crate) use pages::{Extent, Pages};
 pub(crate) use unmap::Keep;

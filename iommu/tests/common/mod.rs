@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod dirty;
+pub mod format;
 pub mod migration;
 pub mod oracle;
 pub mod unit;

@@ -6,6 +6,7 @@
 // A test may panic, in its helpers too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use super::common::format::Format;
 use super::common::unit::Hardware;
 use super::common::world::{Config, LARGE, SMALL, device, with_world};
 use hv_core::dirty::DirtyLog;
@@ -191,7 +192,7 @@ impl Given {
 }
 
 pub struct Front<'c, 'm> {
-    pub container: Container<'c, 'm, Arena, &'m Hardware<'m>>,
+    pub container: Container<'c, 'm, Arena, &'m Hardware<'m>, Format>,
     pub memory: Memory,
     pub devices: Devices,
     pub hardware: &'m Hardware<'m>,
