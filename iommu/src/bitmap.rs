@@ -3,22 +3,29 @@
 use bitvec::order::Lsb0;
 use bitvec::slice::BitSlice;
 use bitvec::view::BitView;
+use zerocopy::IntoBytes;
 
 /// One bit a page: bit `i` stands for the page at the request's IOVA + `i` pages.
 ///
-/// Words of 64 bits, lowest bit first, which is VFIO's layout on a little-endian
-/// machine. Bits are only ever set, so a caller who wants an exact result passes
-/// zeroed memory, and may collect several results in the same memory.
+/// Lowest bit of the lowest byte first. That is VFIO's layout on a little-endian
+/// machine, where it is an array of 64-bit words too. Bits are only ever set, so a
+/// caller who wants an exact result passes zeroed memory, and may collect several
+/// results in the same memory.
 #[derive(Debug)]
 pub struct DirtyBitmap<'b> {
-    bits: &'b mut BitSlice<u64, Lsb0>,
+    bits: &'b mut BitSlice<u8, Lsb0>,
 }
 
 impl<'b> DirtyBitmap<'b> {
     /// A bitmap in `words`, with whatever is in them.
     pub fn new(words: &'b mut [u64]) -> Self {
+        Self::from_bytes(words.as_mut_bytes())
+    }
+
+    /// A bitmap in `bytes`, of any alignment, with whatever is in them.
+    pub fn from_bytes(bytes: &'b mut [u8]) -> Self {
         Self {
-            bits: words.view_bits_mut(),
+            bits: bytes.view_bits_mut(),
         }
     }
 
@@ -35,10 +42,19 @@ impl<'b> DirtyBitmap<'b> {
     /// Sets the bits of `count` pages from page `first` on. Pages without a bit
     /// are left out; the layer has checked that there are none.
     pub(crate) fn set(&mut self, first: u64, count: u64) {
-        let first = usize::try_from(first).unwrap_or(usize::MAX);
-        let end = first.saturating_add(count as usize).min(self.bits.len());
-        if let Some(bits) = self.bits.get_mut(first..end) {
-            bits.fill(true);
+        self.fill(first, count, true);
+    }
+
+    /// Clears the bits of `count` pages from page `first` on.
+    pub(crate) fn clear(&mut self, first: u64, count: u64) {
+        self.fill(first, count, false);
+    }
+
+    fn fill(&mut self, first: u64, count: u64, value: bool) {
+        let index = |page: u64| usize::try_from(page).unwrap_or(usize::MAX);
+        let end = index(first.saturating_add(count)).min(self.bits.len());
+        if let Some(bits) = self.bits.get_mut(index(first)..end) {
+            bits.fill(value);
         }
     }
 }
@@ -58,5 +74,15 @@ mod tests {
         bitmap.set(128, 1);
         assert_eq!(words, [(1 << 63) | 3, (1 << 63) | 1]);
         assert_eq!(DirtyBitmap::words_needed(65), 2);
+    }
+
+    #[test]
+    fn bits_are_cleared_where_asked_and_nowhere_else() {
+        let mut words = [u64::MAX; 2];
+        let mut bitmap = DirtyBitmap::new(&mut words);
+        bitmap.clear(63, 2);
+        bitmap.clear(128, 64);
+        bitmap.clear(u64::MAX, u64::MAX);
+        assert_eq!(words, [u64::MAX >> 1, u64::MAX - 1]);
     }
 }

@@ -50,6 +50,14 @@ impl Domains {
         *self.roots.get(index(domain)?)?
     }
 
+    /// The first domain from number `from` on, and its root; the identity domain
+    /// is not among them.
+    pub(crate) fn first_from(&self, from: DomainId) -> Option<(DomainId, Hpa)> {
+        (from.number()..=IDENTITY.number() + MAX_DOMAINS as u16)
+            .map(DomainId::new)
+            .find_map(|domain| Some((domain, self.root(domain)?)))
+    }
+
     /// Whether a device is attached to `domain`.
     pub(crate) fn is_used(&self, domain: DomainId) -> bool {
         self.devices

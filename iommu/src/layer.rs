@@ -1,6 +1,7 @@
 //! The [`Iommu`]: one guest's device mappings on one host remapping unit.
 
 use crate::IovaRange;
+use crate::dirty_mode::DirtyDecision;
 use crate::domain::Domains;
 use crate::pins::PinTracker;
 use crate::space::{Access, SpaceError};
@@ -33,6 +34,7 @@ pub struct Iommu<'m, M, U, F = VtdSecondStage> {
     /// The tables of the identity domain, once a device needed it.
     pub(crate) identity_root: Option<Hpa>,
     pub(crate) tracking: bool,
+    pub(crate) dirty: DirtyDecision,
 }
 
 /// The memory given to [`Iommu::new`] is too small.
@@ -77,7 +79,7 @@ pub enum MapError {
     /// Some of the range is mapped already.
     #[error("the range overlaps a mapping")]
     Overlap,
-    /// A page is mapped 65,535 times.
+    /// A page is mapped 4,095 times already, with or without the right to write.
     #[error("a page is mapped too many times")]
     TooManyMappings,
     /// There may be too few frames for tables.
@@ -102,12 +104,15 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         if pins.frames() < needed {
             return Err(TooFewPins { needed });
         }
+        let dirty = DirtyDecision::new(parts.format, parts.unit.dirty_hardware());
         Ok(Self {
             tables: Tables {
                 mem: parts.mem,
                 format: parts.format,
                 levels: parts.unit.levels(),
                 large_leaves: parts.unit.has_large_leaves(),
+                evidence: dirty.evidence(parts.format),
+                preset: dirty.preset(parts.format),
             },
             unit: parts.unit,
             unit_is_lost: false,
@@ -117,6 +122,7 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
             domains: Domains::new(),
             identity_root: None,
             tracking: false,
+            dirty,
         })
     }
 
@@ -159,7 +165,7 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         // These are guest memory now, so adding does not overflow.
         let gfns = || (0..pages.count()).map(|index| Gfn::new(gfn.number() + index));
         for gfn in gfns() {
-            let pinned = self.pins.check(gfn);
+            let pinned = self.pins.check(gfn, access);
             pinned.map_err(|_| MapError::TooManyMappings)?;
         }
 
@@ -216,6 +222,11 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         })
     }
 
+    /// Whether the unit tells of the DMA it refuses.
+    pub fn reports_faults(&self) -> bool {
+        self.unit.reports_faults()
+    }
+
     /// The oldest DMA that the unit refused and that was not yet taken.
     pub fn take_fault(&mut self) -> Option<DmaFault> {
         self.unit.take_fault()
@@ -231,7 +242,8 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         self.pool.available()
     }
 
-    /// Whether a device may reach `gfn`, so that the page must stay where it is.
+    /// Whether anybody holds `gfn`, or a device may reach it, so that the page must
+    /// stay where it is.
     pub fn is_pinned(&self, gfn: Gfn) -> bool {
         self.domains.identity_is_used() && self.guest.translate(gfn.gpa()).is_ok()
             || self.pins.is_pinned(gfn)

@@ -14,21 +14,27 @@
 extern crate std;
 
 pub mod addr;
+pub mod amdvi;
 mod attach;
 pub mod bitmap;
+mod bits;
+pub mod dirty_mode;
 mod dma_space;
 pub mod dmar;
 mod domain;
+mod harvest;
+pub mod hold;
 pub mod host;
+pub mod ivrs;
 pub mod layer;
 pub mod loan;
 pub mod pins;
-pub mod seed;
 pub mod space;
 pub mod tables;
 mod tracking;
 pub mod unit;
 pub mod unmap;
+pub mod vfio;
 pub mod viommu;
 pub mod vtd;
 

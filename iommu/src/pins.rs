@@ -1,88 +1,163 @@
-//! How often each guest page is mapped for devices.
+//! Who holds each guest page, and how often.
 //!
-//! It answers, each in one load: may this page be given back to the host, and can
-//! a device write it? The answer covers every domain, attached to a device or
-//! not: a page stays due for a report as long as it is mapped.
+//! It answers, each in one load: may this page be moved or given back to the host,
+//! who holds it, and can a device write it? The answer covers every domain,
+//! attached to a device or not: a page stays due for a report as long as it is
+//! mapped.
 
 use crate::space::Access;
 use hv_core::Gfn;
 
-/// Counts of the mappings, and of the writable ones, of every guest page, in four
-/// bytes a page: the low half of a word counts all, the high half the writable.
+/// Somebody on whose account a page must stay where it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holder {
+    /// A mapping in some domain's tables: at most 4,095 of those that permit
+    /// writes, and as many of those that do not.
+    Mapping(Access),
+    /// A device that the hypervisor emulates, which reaches the page directly: at
+    /// most 31 times.
+    EmulatedDevice,
+    /// A copy that is under way: at most 7 at a time.
+    Copy,
+}
+
+impl From<Access> for Holder {
+    fn from(access: Access) -> Self {
+        Self::Mapping(access)
+    }
+}
+
+/// How often a page is held, by whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Holders {
+    /// Mappings that permit writes.
+    pub writable: u32,
+    /// Mappings that permit reads only.
+    pub read_only: u32,
+    /// Emulated devices.
+    pub emulated_devices: u32,
+    /// Copies under way.
+    pub copies: u32,
+}
+
+/// Where a word keeps one of the counts.
+#[derive(Clone, Copy)]
+struct Field {
+    shift: u32,
+    bits: u32,
+}
+
+impl Field {
+    const WRITABLE: Self = Self { shift: 0, bits: 12 };
+    const READ_ONLY: Self = Self {
+        shift: 12,
+        bits: 12,
+    };
+    const EMULATED_DEVICES: Self = Self { shift: 24, bits: 5 };
+    const COPIES: Self = Self { shift: 29, bits: 3 };
+
+    const fn of(holder: Holder) -> Self {
+        match holder {
+            Holder::Mapping(access) if access.writes() => Self::WRITABLE,
+            Holder::Mapping(_) => Self::READ_ONLY,
+            Holder::EmulatedDevice => Self::EMULATED_DEVICES,
+            Holder::Copy => Self::COPIES,
+        }
+    }
+
+    const fn max(self) -> u32 {
+        (1 << self.bits) - 1
+    }
+
+    const fn count(self, word: u32) -> u32 {
+        word >> self.shift & self.max()
+    }
+}
+
+/// How often every guest page is held by whom, in four bytes a page.
 #[derive(Debug)]
 pub struct PinTracker<'m> {
-    counts: &'m mut [u32],
+    words: &'m mut [u32],
     writable_pages: u64,
 }
 
 /// A page's counter is full, or the page is outside the tracker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("guest frame {0} cannot be mapped once more")]
+#[error("guest frame {0} cannot be held once more")]
 pub struct CannotPin(pub Gfn);
-
-const WRITABLE_SHIFT: u32 = 16;
-const MAX: u32 = 0xffff;
 
 impl<'m> PinTracker<'m> {
     /// A tracker for guest frames `0..memory.len()`, none of them pinned.
     pub fn new(memory: &'m mut [u32]) -> Self {
         memory.fill(0);
         Self {
-            counts: memory,
+            words: memory,
             writable_pages: 0,
         }
     }
 
     /// How many frames it tracks, from frame 0 on.
     pub fn frames(&self) -> u64 {
-        self.counts.len() as u64
+        self.words.len() as u64
     }
 
-    /// Whether `gfn` can be mapped once more: each page at most 65,535 times.
-    pub fn check(&self, gfn: Gfn) -> Result<(), CannotPin> {
-        let count = self.count(gfn).ok_or(CannotPin(gfn))?;
-        // There are never more writable mappings than mappings.
-        if count & MAX == MAX {
+    /// Whether `gfn` can be held once more in this way.
+    pub fn check(&self, gfn: Gfn, holder: impl Into<Holder>) -> Result<(), CannotPin> {
+        let field = Field::of(holder.into());
+        let word = self.word(gfn).ok_or(CannotPin(gfn))?;
+        if field.count(word) == field.max() {
             return Err(CannotPin(gfn));
         }
         Ok(())
     }
 
-    /// Counts one more mapping. On an error nothing changes.
-    pub fn pin(&mut self, gfn: Gfn, access: Access) -> Result<(), CannotPin> {
-        self.check(gfn)?;
-        if let Some(count) = self.slot(gfn) {
-            *count += step(access);
-            let first_writer = access.writes() && *count >> WRITABLE_SHIFT == 1;
+    /// Counts one more holder. On an error nothing changes.
+    pub fn pin(&mut self, gfn: Gfn, holder: impl Into<Holder>) -> Result<(), CannotPin> {
+        let holder = holder.into();
+        self.check(gfn, holder)?;
+        if let Some(word) = self.slot(gfn) {
+            *word += 1 << Field::of(holder).shift;
+            let first_writer = is_writer(holder) && Field::WRITABLE.count(*word) == 1;
             self.writable_pages += u64::from(first_writer);
         }
         Ok(())
     }
 
-    /// Counts one mapping less, of the access it was pinned with. A page that is
-    /// not pinned stays as it is.
-    pub fn unpin(&mut self, gfn: Gfn, access: Access) {
-        let Some(count) = self.slot(gfn) else { return };
-        let pinned = *count & MAX != 0;
-        let writable = *count >> WRITABLE_SHIFT != 0;
-        if !pinned || access.writes() && !writable {
+    /// Counts one holder less, of the kind it was pinned for. A page that is not
+    /// held in that way stays as it is.
+    pub fn unpin(&mut self, gfn: Gfn, holder: impl Into<Holder>) {
+        let holder = holder.into();
+        let field = Field::of(holder);
+        let Some(word) = self.slot(gfn) else { return };
+        if field.count(*word) == 0 {
             debug_assert!(false, "{gfn} is unpinned more often than pinned");
             return;
         }
-        *count -= step(access);
-        let last_writer = access.writes() && *count >> WRITABLE_SHIFT == 0;
+        *word -= 1 << field.shift;
+        let last_writer = is_writer(holder) && Field::WRITABLE.count(*word) == 0;
         self.writable_pages -= u64::from(last_writer);
     }
 
-    /// Whether some device may reach `gfn`, so that it must stay where it is.
+    /// Whether `gfn` must stay where it is, for anybody's sake.
     pub fn is_pinned(&self, gfn: Gfn) -> bool {
-        self.count(gfn).is_some_and(|count| count != 0)
+        self.word(gfn).is_some_and(|word| word != 0)
     }
 
-    /// Whether some device may write `gfn`.
+    /// Who holds `gfn`; nobody holds a page outside the tracker.
+    pub fn holders(&self, gfn: Gfn) -> Holders {
+        let word = self.word(gfn).unwrap_or(0);
+        Holders {
+            writable: Field::WRITABLE.count(word),
+            read_only: Field::READ_ONLY.count(word),
+            emulated_devices: Field::EMULATED_DEVICES.count(word),
+            copies: Field::COPIES.count(word),
+        }
+    }
+
+    /// Whether some device may write `gfn` through a mapping.
     pub fn is_writable(&self, gfn: Gfn) -> bool {
-        self.count(gfn)
-            .is_some_and(|count| count >> WRITABLE_SHIFT != 0)
+        self.word(gfn)
+            .is_some_and(|word| Field::WRITABLE.count(word) != 0)
     }
 
     /// How many pages devices may write, each counted once.
@@ -93,25 +168,24 @@ impl<'m> PinTracker<'m> {
     /// The pages devices may write, ascending.
     pub fn writable(&self) -> impl Iterator<Item = Gfn> {
         (0..)
-            .zip(self.counts.iter())
-            .filter(|(_, count)| **count >> WRITABLE_SHIFT != 0)
+            .zip(self.words.iter())
+            .filter(|(_, word)| Field::WRITABLE.count(**word) != 0)
             .map(|(number, _)| Gfn::new(number))
     }
 
-    fn count(&self, gfn: Gfn) -> Option<u32> {
+    fn word(&self, gfn: Gfn) -> Option<u32> {
         let index = usize::try_from(gfn.number()).ok()?;
-        self.counts.get(index).copied()
+        self.words.get(index).copied()
     }
 
     fn slot(&mut self, gfn: Gfn) -> Option<&mut u32> {
         let index = usize::try_from(gfn.number()).ok()?;
-        self.counts.get_mut(index)
+        self.words.get_mut(index)
     }
 }
 
-/// What one mapping adds to a page's word.
-fn step(access: Access) -> u32 {
-    1 + (u32::from(access.writes()) << WRITABLE_SHIFT)
+fn is_writer(holder: Holder) -> bool {
+    matches!(holder, Holder::Mapping(access) if access.writes())
 }
 
 #[cfg(test)]
@@ -141,20 +215,48 @@ mod tests {
     }
 
     #[test]
-    fn a_full_counter_refuses_and_does_not_wrap() {
+    fn a_full_counter_refuses_and_does_not_run_into_the_next() {
         let mut memory = [0; 4];
         let mut pins = PinTracker::new(&mut memory);
-        for _ in 0..0xffff {
-            pins.pin(PAGE, Access::ReadWrite).unwrap();
+        let limits = [
+            (Holder::Mapping(Access::ReadWrite), 4095),
+            (Holder::Mapping(Access::Read), 4095),
+            (Holder::EmulatedDevice, 31),
+            (Holder::Copy, 7),
+        ];
+        for (holder, limit) in limits {
+            for _ in 0..limit {
+                pins.pin(PAGE, holder).unwrap();
+            }
+            assert_eq!(pins.pin(PAGE, holder), Err(CannotPin(PAGE)));
         }
-        for access in [Access::Read, Access::ReadWrite] {
-            assert_eq!(pins.pin(PAGE, access), Err(CannotPin(PAGE)));
-        }
+        let full = Holders {
+            writable: 4095,
+            read_only: 4095,
+            emulated_devices: 31,
+            copies: 7,
+        };
+        assert_eq!(pins.holders(PAGE), full);
         assert_eq!(pins.writable_pages(), 1);
-        for _ in 0..0xffff {
-            pins.unpin(PAGE, Access::ReadWrite);
+        for (holder, limit) in limits {
+            assert!(pins.is_pinned(PAGE));
+            for _ in 0..limit {
+                pins.unpin(PAGE, holder);
+            }
         }
         assert!(!pins.is_pinned(PAGE));
+        assert_eq!(pins.holders(PAGE), Holders::default());
+        assert_eq!(pins.writable_pages(), 0);
+    }
+
+    #[test]
+    fn holders_without_a_mapping_make_no_page_writable_by_devices() {
+        let mut memory = [0; 4];
+        let mut pins = PinTracker::new(&mut memory);
+        pins.pin(PAGE, Holder::EmulatedDevice).unwrap();
+        pins.pin(PAGE, Holder::Copy).unwrap();
+        assert!(pins.is_pinned(PAGE) && !pins.is_writable(PAGE));
+        assert_eq!((pins.writable_pages(), pins.writable().count()), (0, 0));
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! What the layer needs of a host remapping unit; one trait for all vendors.
 
+use crate::amdvi::event::Refusal;
+use crate::dirty_mode::DirtyHardware;
+use crate::vtd::FaultReason;
 use crate::{Iova, IovaRange};
+use core::fmt;
 use hv_core::Hpa;
 
 /// The tag under which a unit caches the translations of one domain. 0 is not
@@ -46,8 +50,8 @@ impl SourceId {
     }
 }
 
-impl core::fmt::Display for SourceId {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl fmt::Display for SourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (device, function) = (self.devfn() >> 3, self.devfn() & 7);
         write!(f, "{:02x}:{device:02x}.{function}", self.bus())
     }
@@ -72,8 +76,42 @@ pub struct DmaFault {
     pub iova: Iova,
     /// Whether it was a write.
     pub write: bool,
-    /// The unit's own reason code (VT-d: table "Fault Reason Encodings").
-    pub reason: u8,
+    /// Why.
+    pub cause: FaultCause,
+}
+
+impl fmt::Display for DmaFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            source,
+            iova,
+            cause,
+            ..
+        } = self;
+        let access = if self.write { "write" } else { "read" };
+        write!(f, "{source}: {access} at {iova} refused: {cause}")
+    }
+}
+
+/// Why a unit refused a DMA, as its specification says. Its display is words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FaultCause {
+    /// The code in a VT-d fault record (table "Fault Reason Encodings").
+    Vtd(u8),
+    /// An AMD-Vi event.
+    AmdVi(Refusal),
+}
+
+impl fmt::Display for FaultCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vtd(code) => match FaultReason::from_code(*code) {
+                Some(reason) => reason.fmt(f),
+                None => write!(f, "reason {code:#x}"),
+            },
+            Self::AmdVi(refusal) => refusal.fmt(f),
+        }
+    }
 }
 
 /// Why a unit did not do what was asked.
@@ -107,6 +145,11 @@ pub trait HostUnit {
     /// [`HostUnit::invalidate`] over it; otherwise at once.
     fn caches_absent(&self) -> bool;
 
+    /// What is known of the dirty bits it sets; by default that it sets none.
+    fn dirty_hardware(&self) -> DirtyHardware {
+        DirtyHardware::NONE
+    }
+
     /// Makes `device` translate through the table at `root`. On return no DMA of
     /// the device under its former translation is in flight.
     fn attach(&mut self, device: SourceId, domain: DomainId, root: Hpa) -> Result<(), UnitError>;
@@ -117,6 +160,12 @@ pub trait HostUnit {
     /// Drops cached translations, and waits until every DMA that used one has
     /// landed and is visible to this CPU (drain of reads and writes).
     fn invalidate(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError>;
+
+    /// Whether the unit tells of the DMA it refuses. One that does not refuses all
+    /// the same; [`HostUnit::take_fault`] just never has anything.
+    fn reports_faults(&self) -> bool {
+        true
+    }
 
     /// The oldest fault not yet taken, and forgets it.
     fn take_fault(&mut self) -> Option<DmaFault>;

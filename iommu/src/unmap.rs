@@ -100,12 +100,27 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         bitmap: Option<&mut DirtyBitmap<'_>>,
     ) -> Result<Unmapped, UnmapError> {
         self.check_unit()?;
+        let (root, pages) = self.check_report(domain, range, bitmap.as_deref())?;
+        if self.tables.bisects(root, pages) {
+            return Err(UnmapError::Bisects);
+        }
+        Ok(self.remove(domain, root, pages, None, bitmap)?)
+    }
+
+    /// The tables of `domain` and the pages of `range`, if they exist and `bitmap`
+    /// can take a report on them.
+    pub(crate) fn check_report(
+        &self,
+        domain: DomainId,
+        range: IovaRange,
+        bitmap: Option<&DirtyBitmap<'_>>,
+    ) -> Result<(Hpa, Pages), UnmapError> {
         let root = self.domains.root(domain).ok_or(UnmapError::NoDomain)?;
         let pages = Pages::from(range);
         if pages.last > self.tables.last_page() {
             return Err(UnmapError::OutOfRange);
         }
-        if let Some(bitmap) = &bitmap {
+        if let Some(bitmap) = bitmap {
             if !self.tracking {
                 return Err(UnmapError::NotTracking);
             }
@@ -113,10 +128,7 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
                 return Err(UnmapError::BitmapTooSmall);
             }
         }
-        if self.tables.bisects(root, pages) {
-            return Err(UnmapError::Bisects);
-        }
-        Ok(self.remove(domain, root, pages, None, bitmap)?)
+        Ok((root, pages))
     }
 
     /// Removes the mappings in `pages`, which bisects none, or all but those to
@@ -140,9 +152,9 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         Ok(unmapped)
     }
 
-    /// Marks what devices may have written through the detached leaves. Without
-    /// dirty bits in hardware that is every page that was mapped writable, and
-    /// never one that was mapped read-only.
+    /// Marks what devices may have written through the detached leaves: what
+    /// [`crate::dirty_mode`] takes for evidence, and never a page that was mapped
+    /// read-only.
     fn report_detached(
         &self,
         root: Hpa,
@@ -150,10 +162,10 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         mut bitmap: Option<&mut DirtyBitmap<'_>>,
     ) -> Unmapped {
         let mut unmapped = Unmapped::default();
-        let mut report = |at: Pages, leaf: Leaf| {
+        let mut report = |at: Pages, leaf: Leaf, written: bool| {
             unmapped.pages += at.count();
             unmapped.mappings += u64::from(leaf.last);
-            if !leaf.access.writes() {
+            if !written {
                 return;
             }
             unmapped.dirty += at.count();
@@ -169,7 +181,7 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
     /// Unpins the pages behind detached leaves, then forgets the leaves.
     fn release_detached(&mut self, root: Hpa, pages: Pages) {
         let (guest, pins) = (self.guest, &mut self.pins);
-        let mut unpin = |at: Pages, leaf: Leaf| {
+        let mut unpin = |at: Pages, leaf: Leaf, _: bool| {
             for index in 0..at.count() {
                 let hpa = Hpa::new(leaf.hpa.raw() + index * PAGE_SIZE);
                 if let Some(gfn) = guest.gfn_of(hpa) {

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::format::{FORMATS, Format};
 use common::unit::Fault;
 use common::world::{Config, LARGE, Violation, World, device, with_world};
 use iommu::space::{Access, Attachment};
@@ -170,28 +171,44 @@ fn search(
 
 #[test]
 fn no_device_write_is_lost_or_late() {
-    for levels in [3, 4] {
-        let config = Config {
-            levels,
-            ..Config::default()
-        };
-        search(1000, config, |_| {}).unwrap();
+    for format in FORMATS {
+        for levels in [3, 4] {
+            let config = Config {
+                format,
+                levels,
+                ..Config::default()
+            };
+            search(1000, config, |_| {}).unwrap();
+        }
     }
 }
 
 #[test]
 fn nor_on_a_unit_that_caches_missing_pages() {
-    let config = Config {
-        caches_absent: true,
-        ..Config::default()
-    };
-    search(500, config, |_| {}).unwrap();
+    for format in FORMATS {
+        let config = Config {
+            format,
+            caches_absent: true,
+            ..Config::default()
+        };
+        search(500, config, |_| {}).unwrap();
+    }
 }
 
 /// The model is worth something only if it sees what goes wrong.
-#[allow(clippy::panic)]
 fn assert_noticed(as_what: &[&str], spoil: impl Fn(&mut World<'_>)) {
-    match search(3000, Config::default(), spoil) {
+    for format in FORMATS {
+        let config = Config {
+            format,
+            ..Config::default()
+        };
+        assert_noticed_in(config, as_what, &spoil);
+    }
+}
+
+#[allow(clippy::panic)]
+fn assert_noticed_in(config: Config, as_what: &[&str], spoil: impl Fn(&mut World<'_>)) {
+    match search(3000, config, spoil) {
         Err(TestError::Fail(reason, _)) => {
             let noticed = as_what.iter().any(|what| reason.message().contains(what));
             assert!(noticed, "noticed as something else: {reason}");
@@ -218,4 +235,19 @@ fn a_unit_that_does_not_drain_is_noticed() {
 #[test]
 fn a_report_that_is_dropped_is_noticed_as_a_lost_write() {
     assert_noticed(&["were lost"], |world| world.drops_unmap_reports = true);
+}
+
+/// Why an AMD entry loses PR when it is detached: the unit would cache the absence
+/// of rights, and deny what is mapped there next.
+#[test]
+fn a_detached_entry_that_stays_present_is_noticed() {
+    let config = Config {
+        format: Format {
+            keeps_present: true,
+            ..FORMATS[1]
+        },
+        ..Config::default()
+    };
+    let denied = ["reaches what it should not, or the reverse"];
+    assert_noticed_in(config, &denied, |_| {});
 }

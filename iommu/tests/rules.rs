@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::format::FORMATS;
 use common::unit::Fault;
 use common::world::{Config, LARGE, World, device, iova, range, with_world};
 use hv_core::dirty::DirtySource;
@@ -12,8 +13,15 @@ use iommu::unit::{DomainId, UnitError};
 use iommu::unmap::UnmapError;
 use iommu::{DirtyBitmap, IovaRange, MAX_DEVICES, MAX_DOMAINS};
 
-fn in_world(test: impl FnOnce(World<'_>)) {
-    with_world(Config::default(), test);
+/// The rules hold whatever the tables look like.
+fn in_world(test: impl Fn(World<'_>)) {
+    for format in FORMATS {
+        let config = Config {
+            format,
+            ..Config::default()
+        };
+        with_world(config, &test);
+    }
 }
 
 fn gpa(gfn: u64) -> Gpa {
@@ -195,7 +203,7 @@ fn a_page_whose_counter_is_full_is_refused() {
         let window = [mapping; 512];
         let mut mapped = 0;
         let mut refused = 0;
-        for index in 0..128 {
+        for index in 0..8 {
             let replaced = world
                 .iommu
                 .replace(domain, iova(index * 512), &window)
@@ -203,13 +211,13 @@ fn a_page_whose_counter_is_full_is_refused() {
             mapped += replaced.mapped;
             refused += replaced.refused;
         }
-        assert_eq!((mapped, refused), (0xffff, 1));
+        assert_eq!((mapped, refused), (0xfff, 1));
         let result = world
             .iommu
-            .map(domain, range(1 << 20, 1), gpa(3), Access::Read);
+            .map(domain, range(1 << 20, 1), gpa(3), Access::Write);
         assert_eq!(result, Err(MapError::TooManyMappings));
         assert_eq!(world.iommu.writable_pages(), 1);
-        assert_eq!(world.iommu.unmap_range(domain, IovaRange::ALL), Ok(0xffff));
+        assert_eq!(world.iommu.unmap_range(domain, IovaRange::ALL), Ok(0xfff));
         assert_eq!(world.iommu.writable_pages(), 0);
         world.tear_down().unwrap();
     });

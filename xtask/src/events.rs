@@ -26,6 +26,13 @@ pub enum Event {
     },
     /// The destination has accepted the guest (source).
     Connected,
+    /// The remapping unit of the guest's device is up.
+    Iommu {
+        /// Its kind, for people.
+        unit: String,
+        /// Whether it tells of the DMA it refuses.
+        reports_faults: bool,
+    },
     /// A pre-copy round is complete (source).
     Round(Round),
     /// The guest is stopped, the last pages are about to go (source).
@@ -150,6 +157,13 @@ mod tests {
         assert_eq!((migrated.pages_sent, migrated.dirty_emulation), (17_000, 9));
 
         for (line, expected) in [
+            (
+                r#"{"event":"iommu","unit":"AMD-Vi","reports_faults":false}"#,
+                Event::Iommu {
+                    unit: "AMD-Vi".into(),
+                    reports_faults: false,
+                },
+            ),
             (r#"{"event":"switchover"}"#, Event::Switchover),
             (r#"{"event":"resumed"}"#, Event::Resumed),
             (

@@ -14,6 +14,7 @@
 pub mod events;
 pub mod image;
 pub mod images;
+pub mod iommu;
 pub mod ledger;
 pub mod linux;
 pub mod machine;
@@ -21,6 +22,7 @@ pub mod observation;
 pub mod progress;
 pub mod qemu;
 pub mod report;
+pub mod rules;
 pub mod run;
 pub mod sabotage;
 pub mod tail;

@@ -1,6 +1,7 @@
 //! One QEMU process: its command line, its files, its end.
 
 use crate::events::Event;
+use crate::iommu::Iommu;
 use crate::ledger;
 use crate::observation::{Exit, Observation};
 use crate::tail::Tail;
@@ -53,6 +54,8 @@ pub struct Config<'r> {
     pub options: String,
     /// The guest's memory.
     pub memory: Size,
+    /// The remapping unit.
+    pub iommu: Iommu,
     /// The file that backs the link.
     pub link: PathBuf,
     /// Where the machine's files go.
@@ -192,7 +195,7 @@ fn command_line(config: &Config<'_>, files: &Files) -> Command {
     command.args(["-icount", "shift=0,sleep=off"]);
     let mib = config.memory.plus(OVERHEAD).bytes().div_ceil(1 << 20);
     command.args(["-m", &format!("{mib}M")]);
-    command.args(["-device", "intel-iommu,intremap=off", "-device", "edu"]);
+    command.args(["-device", config.iommu.device(), "-device", "edu"]);
     let link = format!(
         "memory-backend-file,id=link,share=on,size={LINK_SIZE},mem-path={}",
         config.link.display()
@@ -259,6 +262,7 @@ mod tests {
             guest: None,
             options: "role=destination".into(),
             memory: Size::mib(64),
+            iommu: Iommu::Amd,
             link: "/link".into(),
             logs,
         };
@@ -266,6 +270,7 @@ mod tests {
         let args: Vec<_> = line.get_args().map(|arg| arg.to_string_lossy()).collect();
         assert!(!args.contains(&"-initrd".into()), "{args:?}");
         assert!(args.contains(&"320M".into()), "{args:?}");
+        assert!(args.contains(&"amd-iommu,pt=off,intremap=off".into()));
         assert!(args.contains(&"file:/logs/destination.events".into()));
     }
 }

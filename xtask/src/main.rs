@@ -20,7 +20,9 @@ enum Command {
     Run(Box<command::run::Args>),
     Build(command::build::Args),
     Test(command::test::Args),
+    Fuzz(command::fuzz::Args),
     Lint(command::lint::Args),
+    Rules(command::rules::Args),
 }
 
 fn main() -> ExitCode {
@@ -28,7 +30,9 @@ fn main() -> ExitCode {
         Command::Run(args) => command::run::run(&args),
         Command::Build(args) => command::build::run(&args),
         Command::Test(args) => command::test::run(&args),
+        Command::Fuzz(args) => command::fuzz::run(&args),
         Command::Lint(args) => command::lint::run(&args),
+        Command::Rules(args) => command::rules::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

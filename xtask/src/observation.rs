@@ -36,6 +36,10 @@ impl fmt::Display for Exit {
 pub struct Observation {
     /// The image's version, once it is up.
     pub booted: Option<String>,
+    /// The kind of its remapping unit.
+    pub iommu: Option<String>,
+    /// Whether the unit refuses DMA without telling.
+    pub faults_unreported: bool,
     /// Why it refused to start, if it did.
     pub refused: Option<String>,
     /// Whether the destination accepted the guest.
@@ -76,6 +80,13 @@ impl Observation {
             Event::Boot { version, .. } => self.booted = Some(version),
             Event::Refused { reason } => self.refused = Some(reason),
             Event::Connected => self.connected = true,
+            Event::Iommu {
+                unit,
+                reports_faults,
+            } => {
+                self.iommu = Some(unit);
+                self.faults_unreported = !reports_faults;
+            }
             Event::Round(round) => self.rounds.push(round),
             Event::Switchover => self.switchover = true,
             Event::Migrated(migrated) => self.migrated = Some(migrated),

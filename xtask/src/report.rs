@@ -44,6 +44,10 @@ pub struct Report {
     pub downtime_us: u64,
     /// What the downtime went into.
     pub downtime: Downtime,
+    /// The kind of remapping unit.
+    pub iommu: String,
+    /// Whether the remapping units tell of the DMA they refuse.
+    pub dma_faults_reported: bool,
     /// Faults that the remapping hardware recorded on both machines.
     pub dma_faults: u64,
     /// Pages that the guest found right at its end.
@@ -108,6 +112,8 @@ impl Report {
                 state_us: figures.state_us,
                 ack_us: figures.ack_us,
             },
+            iommu: run.iommu.name(),
+            dma_faults_reported: outcome.reports_faults(),
             dma_faults: outcome
                 .source
                 .dma_faults
@@ -204,7 +210,14 @@ impl Report {
             ("  last pages", ms(parts.pages_us), "ms"),
             ("  state", ms(parts.state_us), "ms"),
             ("  acknowledgement", ms(parts.ack_us), "ms"),
-            ("device faults", grouped(self.dma_faults), ""),
+            (
+                "device faults",
+                grouped(self.dma_faults),
+                match self.dma_faults_reported {
+                    true => "",
+                    false => "refused DMA is not reported by this unit",
+                },
+            ),
             (
                 "pages verified",
                 grouped(self.pages_verified),

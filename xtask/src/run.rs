@@ -3,6 +3,7 @@
 
 use crate::events::Event;
 use crate::images::Images;
+use crate::iommu::Iommu;
 use crate::machine::{Config, Files, LINK_SIZE, Machine, Role};
 use crate::observation::Observation;
 use crate::qemu;
@@ -47,6 +48,8 @@ pub struct Run {
     pub memory: Size,
     /// What the destination is told the guest's memory is, if something else.
     pub destination_memory: Option<Size>,
+    /// The remapping unit of both machines.
+    pub iommu: Iommu,
     /// The bytes a second the migration may send; `None` leaves it to the hypervisor.
     pub max_bandwidth: Option<Size>,
     /// How long the guest may stand still; `None` leaves it to the hypervisor.
@@ -77,6 +80,7 @@ impl Run {
             guest_line: None,
             memory: Size::mib(64),
             destination_memory: None,
+            iommu: Iommu::default(),
             // So slow that the guest does hundreds of operations meanwhile.
             max_bandwidth: Some(Size::mib(2)),
             // Little more than the device's state takes, so that it needs some rounds.
@@ -135,6 +139,7 @@ impl Run {
                 guest: (role == Role::Source).then_some(images.guest.as_path()),
                 options: self.options(role),
                 memory: self.memory,
+                iommu: self.iommu,
                 link: link.path(),
                 logs: &logs,
             })
@@ -217,6 +222,7 @@ impl Run {
                 None => {
                     options.push(format!("seed={}", self.seed));
                     options.extend(self.operations.map(|count| format!("operations={count}")));
+                    options.extend(self.iommu.guest_options().iter().map(|&it| it.to_owned()));
                     options.extend(self.guest_options.iter().cloned());
                 }
             }
@@ -270,6 +276,11 @@ impl Outcome {
         Files::new(&self.logs, role)
     }
 
+    /// Whether the units of both machines tell of the DMA they refuse.
+    pub fn reports_faults(&self) -> bool {
+        !(self.source.faults_unreported || self.destination.faults_unreported)
+    }
+
     /// The machine on which the guest ended, or else the destination.
     pub fn last_home(&self) -> &Observation {
         if self.source.account.is_some() && self.destination.account.is_none() {
@@ -314,6 +325,7 @@ mod tests {
             seed: 7,
             operations: Some(600),
             guest_options: vec!["mode=stray".into()],
+            iommu: Iommu::Amd,
             max_bandwidth: Some(Size::mib(4)),
             downtime_limit: Some(Span::ms(500)),
             verify: true,
@@ -324,7 +336,7 @@ mod tests {
         assert_eq!(
             run.options(Role::Source),
             "role=source memory=64M verify=on sabotage=unmap-report max-bandwidth=4M \
-             downtime-limit=500ms -- seed=7 operations=600 mode=stray"
+             downtime-limit=500ms -- seed=7 operations=600 faults=unreported mode=stray"
         );
         assert_eq!(
             run.options(Role::Destination),

@@ -1,6 +1,7 @@
 //! The memory budget: what the hypervisor uses for a guest of a given size, taken
 //! once at boot. Nothing is allocated later.
 
+use crate::guest::UNIT_FRAMES;
 use core::fmt;
 use hv_core::dirty::DirtyLog;
 use hv_core::{PAGE_SHIFT, PAGE_SIZE};
@@ -29,8 +30,8 @@ impl Sizes {
             // And the levels above, and the windows of devices.
             nested_tables: (leaf_tables + 32) * PAGE_SIZE,
             // One identity domain, as much again for the guest's own domains,
-            // whose mappings may lie far apart, and the unit's root and contexts.
-            iommu_tables: (2 * leaf_tables + 512) * PAGE_SIZE,
+            // whose mappings may lie far apart, and the unit's own.
+            iommu_tables: (2 * leaf_tables + 512 + UNIT_FRAMES) * PAGE_SIZE,
             dirty_log: DirtyLog::words_needed(pages) * 8,
             pin_tracker: pages * 4,
             // Control blocks, permission maps, save areas, a buffer for devices.

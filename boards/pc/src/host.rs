@@ -2,13 +2,13 @@
 
 use crate::clock::{ClockError, Rates, TscClock};
 use hv_core::svm::{self, SvmError};
-use strandline_rt::acpi::{self, AcpiError, Tables};
+use strandline_rt::acpi::{self, AcpiError, Signature, Tables};
 use strandline_rt::apic::{LocalApic, Mode, NoX2Apic};
 use strandline_rt::pci::{self, ConfigPorts, Function, PciError};
 use strandline_rt::physical::{PhysRange, ReadPhys};
 
-/// The longest DMAR table that is read.
-pub const MAX_DMAR: usize = 4096;
+/// The longest table of remapping units that is read.
+const MAX_UNIT_TABLE: usize = 4096;
 
 /// The machine lacks something that the hypervisor cannot do without.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -19,9 +19,9 @@ pub enum DiscoveryError {
     /// A table.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
-    /// No DMAR table, so no remapping unit of the kind that is supported.
+    /// No table of remapping units, so no unit of a kind that is supported.
     #[error(
-        "the machine has no VT-d DMA remapping unit (no ACPI table DMAR): a device could not be confined"
+        "the machine has no DMA remapping unit (no ACPI table DMAR for VT-d, none IVRS for AMD-Vi): a device could not be confined"
     )]
     NoIommu,
     /// A device.
@@ -44,6 +44,42 @@ pub struct Device {
     pub window: PhysRange,
 }
 
+/// The ACPI table that names the machine's remapping units, its checksum verified.
+#[derive(Debug)]
+pub struct UnitTable {
+    /// [`acpi::DMAR`] or [`acpi::IVRS`].
+    pub signature: Signature,
+    bytes: [u8; MAX_UNIT_TABLE],
+    length: usize,
+}
+
+impl UnitTable {
+    /// The first there is. No machine has units of both vendors.
+    fn find(tables: &Tables<'_, impl ReadPhys>) -> Result<Self, DiscoveryError> {
+        let mut bytes = [0; MAX_UNIT_TABLE];
+        for signature in [acpi::DMAR, acpi::IVRS] {
+            match tables.copy(signature, &mut bytes) {
+                Ok(table) => {
+                    let length = table.len();
+                    return Ok(Self {
+                        signature,
+                        bytes,
+                        length,
+                    });
+                }
+                Err(AcpiError::Missing(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(DiscoveryError::NoIommu)
+    }
+
+    /// The table.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct Host {
@@ -59,7 +95,8 @@ pub struct Host {
     pub edu: Device,
     /// The memory shared with the other machine: answers memory accesses.
     pub link: Device,
-    dmar: ([u8; MAX_DMAR], usize),
+    /// Where the remapping units are.
+    pub units: UnitTable,
 }
 
 impl Host {
@@ -71,7 +108,7 @@ impl Host {
     ) -> Result<Self, DiscoveryError> {
         svm::check_support()?;
         let tables = Tables::new(memory, rsdp)?;
-        let dmar = copy_dmar(&tables)?;
+        let units = UnitTable::find(&tables)?;
         let timer = tables.pm_timer()?;
         let apic = LocalApic::enable(Mode::XApic)?;
         let rates = Rates::measure(timer, &apic)?;
@@ -84,28 +121,8 @@ impl Host {
             config,
             edu,
             link,
-            dmar,
+            units,
         })
-    }
-
-    /// The DMAR table, its checksum verified.
-    pub fn dmar(&self) -> &[u8] {
-        let (bytes, length) = &self.dmar;
-        bytes.get(..*length).unwrap_or_default()
-    }
-}
-
-fn copy_dmar(
-    tables: &Tables<'_, impl ReadPhys>,
-) -> Result<([u8; MAX_DMAR], usize), DiscoveryError> {
-    let mut bytes = [0; MAX_DMAR];
-    match tables.copy(acpi::DMAR, &mut bytes) {
-        Ok(table) => {
-            let length = table.len();
-            Ok((bytes, length))
-        }
-        Err(AcpiError::Missing(acpi::DMAR)) => Err(DiscoveryError::NoIommu),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -222,7 +222,12 @@ fn describe(boot: &BootInfo, host: &Host, free: u64) {
         host.rates.tsc_hz / 1000,
         host.rates.apic_timer_hz / 1000
     );
-    info!("iommu: DMAR table of {} bytes", host.dmar().len());
+    let units = &host.units;
+    info!(
+        "iommu: {} table of {} bytes",
+        units.signature,
+        units.bytes().len()
+    );
     for (name, device) in [("device", host.edu), ("link", host.link)] {
         info!(
             "{name}: {}, {} KiB at {:#x}",

@@ -54,6 +54,8 @@ impl core::fmt::Debug for Signature {
 const FADT: Signature = Signature(*b"FACP");
 /// DMA remapping units of the VT-d kind.
 pub const DMAR: Signature = Signature(*b"DMAR");
+/// DMA remapping units of the AMD-Vi kind.
+pub const IVRS: Signature = Signature(*b"IVRS");
 const RSDP: Signature = Signature(*b"RSD ");
 const RSDT: Signature = Signature(*b"RSDT");
 const XSDT: Signature = Signature(*b"XSDT");

@@ -81,6 +81,15 @@ impl ConfigRegionAccess for ConfigPorts {
     }
 }
 
+/// The 32 bits at `offset`, a multiple of 4, of the configuration space of the
+/// function with that requester id on segment 0; all ones if there is none.
+pub fn read_config(access: &impl ConfigRegionAccess, requester_id: u16, offset: u16) -> u32 {
+    let [devfn, bus] = requester_id.to_le_bytes();
+    let address = PciAddress::new(0, bus, devfn >> 3, devfn & 7);
+    // SAFETY: reads of configuration space have no effect on memory.
+    unsafe { access.read(address, offset) }
+}
+
 /// A PCI function that was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Function {

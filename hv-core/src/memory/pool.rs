@@ -57,6 +57,20 @@ impl FramePool {
         Some(hpa)
     }
 
+    /// Takes `frames` zeroed frames that lie one behind the other, or `None` when
+    /// fewer than that were never handed out. For structures that are kept for good.
+    pub fn take_run(&mut self, mem: &impl PhysMemory, frames: u64) -> Option<Hpa> {
+        let start = self.fresh;
+        let bytes = frames.checked_mul(PAGE_SIZE)?;
+        let after = start.checked_add(bytes).filter(|it| *it <= self.end)?;
+        for index in 0..frames {
+            mem.frame(Hpa::new(start + index * PAGE_SIZE))?.clear();
+        }
+        self.fresh = after;
+        self.free -= frames;
+        Some(Hpa::new(start))
+    }
+
     /// Gives a frame back that [`FramePool::take`] returned and that nothing,
     /// hardware included, refers to any more.
     pub fn give_back(&mut self, mem: &impl PhysMemory, hpa: Hpa) {
@@ -73,6 +87,21 @@ impl FramePool {
 mod tests {
     use super::*;
     use crate::testing::Arena;
+
+    #[test]
+    fn a_run_is_contiguous_zero_and_taken_whole_or_not_at_all() {
+        let arena = Arena::new(Hpa::new(0x10000), 4);
+        let mut pool = FramePool::new(arena.start(), 4);
+        let one = pool.take(&arena).unwrap();
+        pool.give_back(&arena, one);
+        arena.frame(Hpa::new(0x12000)).unwrap().words()[7].store(1, Ordering::Relaxed);
+        assert_eq!(pool.take_run(&arena, 4), None, "one is not fresh");
+        assert_eq!(pool.take_run(&arena, u64::MAX), None);
+        assert_eq!(pool.take_run(&arena, 3), Some(Hpa::new(0x11000)));
+        assert!(arena.frame(Hpa::new(0x12000)).unwrap().is_zero());
+        assert_eq!(pool.available(), 1);
+        assert_eq!(pool.take(&arena), Some(one));
+    }
 
     #[test]
     fn frames_are_zero_distinct_and_limited() {

@@ -62,4 +62,21 @@ pub trait EntryFormat: Copy {
     /// The bits that remain of an entry that is detached. All access rights go at
     /// once, since a leaf still readable could be cached anew by a read.
     fn revoked(self) -> u64;
+    /// The bit that hardware sets in a leaf when it first uses it; 0 in a format
+    /// without accessed bits.
+    fn accessed(self) -> u64 {
+        0
+    }
+
+    /// The bit that hardware sets in a leaf before it lets a write through; 0 in a
+    /// format without dirty bits.
+    fn dirty(self) -> u64 {
+        0
+    }
+
+    /// A bit of a leaf that hardware ignores, in which a harvest keeps the
+    /// evidence it took until it may report it; 0 in a format without such bits.
+    fn harvested(self) -> u64 {
+        0
+    }
 }

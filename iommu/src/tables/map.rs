@@ -88,7 +88,8 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
                         first: part.pages.first == mapping.pages.first,
                         last: part.pages.last == mapping.pages.last,
                     };
-                    slot.swap(self.format.leaf(level, leaf), Ordering::Release);
+                    let entry = self.format.leaf(level, leaf) | self.preset;
+                    slot.swap(entry, Ordering::Release);
                     used += 1;
                 }
                 Entry::Empty => {

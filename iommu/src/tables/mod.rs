@@ -6,16 +6,26 @@
 //! table counts the entries in use in it, so a table that becomes empty is known
 //! without looking through it.
 
+mod amd_v1;
+mod any;
 mod format;
+mod harvest;
 mod map;
 mod pages;
+mod resize;
 mod unmap;
 mod vtd;
+mod vtd_dirty;
+mod vtd_first;
 
+pub use amd_v1::AmdV1;
+pub use any::AnyFormat;
 pub use format::{Entry, EntryFormat, Leaf};
 pub(crate) use pages::{Extent, Pages};
 pub(crate) use unmap::Keep;
 pub use vtd::VtdSecondStage;
+pub use vtd_dirty::VtdSecondStageDirty;
+pub use vtd_first::VtdFirstStage;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::memory::PhysMemory;
@@ -34,6 +44,11 @@ pub(crate) struct Tables<'m, M, F> {
     pub(crate) levels: u8,
     /// Whether leaves are allowed at level 2.
     pub(crate) large_leaves: bool,
+    /// The bits of a leaf any of which is evidence that a device wrote there; all
+    /// of them where every page mapped writable counts.
+    pub(crate) evidence: u64,
+    /// The bits that a new leaf has set although no device used it.
+    pub(crate) preset: u64,
 }
 
 // By hand, since the derive would ask for `M: Copy`.

@@ -66,15 +66,23 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
     }
 
     /// Shows `visit` every leaf in `pages` that is detached, itself or with a
-    /// table above it, and its pages, ascending. What it reads is final once the
-    /// hardware has drained.
+    /// table above it, with its pages, ascending, and whether there is evidence
+    /// that a device wrote there. What it reads is final once the hardware has
+    /// drained.
     pub(crate) fn for_each_detached(
         self,
         root: Hpa,
         pages: Pages,
-        visit: &mut dyn FnMut(Pages, Leaf),
+        visit: &mut dyn FnMut(Pages, Leaf, bool),
     ) {
         self.visit_below(root, self.levels, pages, false, visit);
+    }
+
+    /// Shows `visit` every leaf in `pages`, attached or not, ascending.
+    pub(crate) fn for_each_leaf(self, root: Hpa, pages: Pages, visit: &mut dyn FnMut(Pages, Leaf)) {
+        let mut visit = |pages: Pages, leaf: Leaf, _: bool| visit(pages, leaf);
+        // As if a table above them all were detached.
+        self.visit_below(root, self.levels, pages, true, &mut visit);
     }
 
     fn visit_below(
@@ -83,7 +91,7 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
         level: u8,
         pages: Pages,
         detached: bool,
-        visit: &mut dyn FnMut(Pages, Leaf),
+        visit: &mut dyn FnMut(Pages, Leaf, bool),
     ) {
         for part in pages.parts(level) {
             let Some(slot) = self.slot(table, level, part.first) else {
@@ -92,7 +100,10 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
             let entry = slot.load(Ordering::Acquire);
             let detached = detached || !self.format.is_attached(entry);
             match self.format.decode(level, entry) {
-                Entry::Leaf(leaf) if detached => visit(part, leaf),
+                Entry::Leaf(leaf) if detached => {
+                    let written = leaf.access.writes() && entry & self.evidence != 0;
+                    visit(part, leaf, written);
+                }
                 Entry::Leaf(_) | Entry::Empty => {}
                 Entry::Table { table, .. } => {
                     self.visit_below(table, level - 1, part, detached, visit);

@@ -12,7 +12,6 @@
 //! guest physical for an emulated one, and whoever uses a structure wraps them at
 //! once. The same holds for domain numbers, which are the host's or the guest's.
 
-mod bits;
 pub mod capability;
 pub mod context_entry;
 pub mod descriptor;
@@ -20,6 +19,8 @@ pub mod fault;
 pub mod queue_address;
 pub mod registers;
 pub mod root_entry;
+
+use crate::bits;
 
 pub use capability::{Capabilities, ExtendedCapabilities};
 pub use context_entry::{AddressWidth, ContextEntry, TranslationType};

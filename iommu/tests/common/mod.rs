@@ -5,6 +5,8 @@
 // A test may panic, in its helpers too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod dirty;
+pub mod format;
 pub mod migration;
 pub mod oracle;
 pub mod unit;

@@ -5,13 +5,14 @@
 //! invalidated. A device's write is translated at once and lands any time later,
 //! at the latest when an invalidation or an attachment drains it. And devices
 //! race: whenever the layer invalidates, they first write through everything that
-//! is still cached. So does migration: it sends what the log has just before the
+//! is still cached, and try again right after. So does migration: it sends what the log has just before the
 //! drained writes land.
 
 use super::migration::Migration;
 use hv_core::memory::PhysMemory;
 use hv_core::testing::Arena;
 use hv_core::{Hpa, PAGE_SIZE};
+use iommu::tables::AnyFormat;
 use iommu::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
 use iommu::{Iova, IovaRange};
 use std::cell::{Cell, RefCell};
@@ -49,11 +50,19 @@ struct Translation {
     write: bool,
 }
 
+/// The way to a leaf table, with the rights that it grants.
+#[derive(Clone, Copy)]
+struct LeafTable {
+    table: Hpa,
+    read: bool,
+    write: bool,
+}
+
 #[derive(Default)]
 struct State {
     contexts: BTreeMap<u16, (DomainId, Hpa)>,
     translations: BTreeMap<(u16, u64), Translation>,
-    leaf_tables: BTreeMap<(u16, u64), Hpa>,
+    leaf_tables: BTreeMap<(u16, u64), LeafTable>,
     in_flight: Vec<Write>,
     landed: Vec<Write>,
     last_value: u64,
@@ -65,6 +74,7 @@ pub struct Hardware<'m> {
     mem: &'m Arena,
     migration: &'m Migration<'m>,
     levels: u8,
+    format: AnyFormat,
     state: RefCell<State>,
     pub fault: Cell<Fault>,
     /// Whether a page found missing stays so until it is invalidated.
@@ -72,11 +82,17 @@ pub struct Hardware<'m> {
 }
 
 impl<'m> Hardware<'m> {
-    pub fn new(mem: &'m Arena, migration: &'m Migration<'m>, levels: u8) -> Self {
+    pub fn new(
+        mem: &'m Arena,
+        migration: &'m Migration<'m>,
+        levels: u8,
+        format: AnyFormat,
+    ) -> Self {
         Self {
             mem,
             migration,
             levels,
+            format,
             state: RefCell::default(),
             fault: Cell::new(Fault::None),
             caches_absent: false,
@@ -164,7 +180,7 @@ impl<'m> Hardware<'m> {
         walked.map(|found| (domain, found))
     }
 
-    /// Second-stage walk: bit 0 reads, bit 1 writes, bit 7 a leaf above level 1.
+    /// A walk. What it finds present is cached, with rights or without.
     fn walk(
         &self,
         state: &mut State,
@@ -173,11 +189,20 @@ impl<'m> Hardware<'m> {
         page: u64,
     ) -> Option<Translation> {
         let region = (domain.number(), page >> 9);
-        let (mut table, mut level) = match state.leaf_tables.get(&region) {
-            Some(table) => (*table, 1),
-            None => (root, self.levels),
+        let top = LeafTable {
+            table: root,
+            read: true,
+            write: true,
         };
-        let (mut read, mut write) = (true, true);
+        let (start, mut level) = match state.leaf_tables.get(&region) {
+            Some(cached) => (*cached, 1),
+            None => (top, self.levels),
+        };
+        let LeafTable {
+            mut table,
+            mut read,
+            mut write,
+        } = start;
         if page >> (9 * u32::from(self.levels)) != 0 {
             return None;
         }
@@ -185,14 +210,14 @@ impl<'m> Hardware<'m> {
             let index = (page >> (9 * u32::from(level - 1))) & 511;
             let words = self.mem.frame(table).expect("walk beyond memory").words();
             let entry = words[index as usize].load(Ordering::SeqCst);
-            if entry & 3 == 0 {
-                return None;
-            }
-            assert_eq!(entry & (1 << 62 | 0xf00), 0, "reserved bits are set");
-            read &= entry & 1 != 0;
-            write &= entry & 2 != 0;
+            let step = match self.format {
+                AnyFormat::VtdSecondStage => vtd_step(entry, level),
+                AnyFormat::AmdV1 => amd_step(entry, level),
+            }?;
+            read &= step.read;
+            write &= step.write;
             let address = entry & 0x000f_ffff_ffff_f000;
-            if level == 1 || entry & 0x80 != 0 {
+            if step.is_leaf {
                 let below = page & ((1 << (9 * u32::from(level - 1))) - 1);
                 assert!(level <= 2 && address & (below * PAGE_SIZE) == 0);
                 let hpa = Hpa::new(address + below * PAGE_SIZE);
@@ -201,32 +226,73 @@ impl<'m> Hardware<'m> {
             table = Hpa::new(address);
             level -= 1;
             if level == 1 {
-                state.leaf_tables.insert(region, table);
+                let way = LeafTable { table, read, write };
+                state.leaf_tables.insert(region, way);
             }
         }
     }
 
-    /// Every device writes wherever its domain still has a translation cached.
-    fn race(&self, state: &mut State, domain: DomainId) {
+    /// The pages of a domain with a translation cached.
+    fn cached_pages(state: &State, domain: DomainId) -> Vec<u64> {
+        let keys = state.translations.keys();
+        keys.filter(|(of, _)| *of == domain.number())
+            .map(|(_, page)| *page)
+            .collect()
+    }
+
+    /// Every device of the domain writes to these pages.
+    fn race(&self, state: &mut State, domain: DomainId, pages: &[u64]) {
         let devices: Vec<u16> = state
             .contexts
             .iter()
             .filter(|(_, (of, _))| *of == domain)
             .map(|(device, _)| *device)
             .collect();
-        let pages: Vec<u64> = state
-            .translations
-            .keys()
-            .filter(|(of, _)| *of == domain.number())
-            .map(|(_, page)| *page)
-            .collect();
         for device in devices {
-            for page in &pages {
+            for page in pages {
                 let iova = Iova::new(page * PAGE_SIZE);
                 self.post(state, SourceId::new(device), iova);
             }
         }
     }
+}
+
+/// What a walk learns from a present entry, beside the address.
+struct Step {
+    read: bool,
+    write: bool,
+    is_leaf: bool,
+}
+
+/// VT-d second stage: bit 0 reads, bit 1 writes, bit 7 a leaf above level 1;
+/// without rights it is not present.
+fn vtd_step(entry: u64, level: u8) -> Option<Step> {
+    if entry & 3 == 0 {
+        return None;
+    }
+    assert_eq!(entry & (1 << 62 | 0xf00), 0, "reserved bits are set");
+    Some(Step {
+        read: entry & 1 != 0,
+        write: entry & 2 != 0,
+        is_leaf: level == 1 || entry & 0x80 != 0,
+    })
+}
+
+/// AMD version 1: bit 0 present, bit 61 reads, bit 62 writes, bits 11:9 the level
+/// below or 0 for a leaf.
+fn amd_step(entry: u64, level: u8) -> Option<Step> {
+    if entry & 1 == 0 {
+        return None;
+    }
+    let next = (entry >> 9 & 7) as u8;
+    let reserved = if next == 0 { 0 } else { 1 << 60 } | 0xff << 52;
+    assert_eq!(entry & reserved, 0, "reserved bits are set");
+    assert!(next == 0 || next == level - 1, "levels are skipped");
+    Some(Step {
+        read: entry >> 61 & 1 != 0,
+        write: entry >> 62 & 1 != 0,
+        is_leaf: next == 0,
+    })
 }
 
 impl HostUnit for &Hardware<'_> {
@@ -262,7 +328,8 @@ impl HostUnit for &Hardware<'_> {
     fn invalidate(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError> {
         let mut state = self.state.borrow_mut();
         state.invalidations += 1;
-        self.race(&mut state, domain);
+        let pages = Hardware::cached_pages(&state, domain);
+        self.race(&mut state, domain, &pages);
         self.migration.send_dirty();
         let fault = self.fault.get();
         if fault == Fault::DoesNotAnswer {
@@ -288,6 +355,7 @@ impl HostUnit for &Hardware<'_> {
         if fault != Fault::DoesNotDrain {
             self.land_if(&mut state, |write| write.domain == domain);
         }
+        self.race(&mut state, domain, &pages);
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! A guest with passthrough devices, and a migration that follows the dirty log.
 
+use super::format::{FORMATS, Format};
 use super::migration::Migration;
 use super::oracle::{Mapped, Oracle};
 use super::unit::Hardware;
@@ -9,7 +10,6 @@ use hv_core::testing::Arena;
 use hv_core::{Gfn, Gpa, Hpa, PAGE_SIZE};
 use iommu::layer::MapError;
 use iommu::space::{Access, Attachment, DmaSpace, Mapping, SpaceError};
-use iommu::tables::VtdSecondStage;
 use iommu::unit::{DomainId, SourceId};
 use iommu::unmap::{UnmapError, Unmapped};
 use iommu::{DirtyBitmap, Iommu, Iova, IovaRange, Parts};
@@ -28,7 +28,7 @@ const MEMORY: Hpa = Hpa::new(0x4000_0000);
 pub type Violation = String;
 
 pub struct World<'m> {
-    pub iommu: Iommu<'m, Arena, &'m Hardware<'m>>,
+    pub iommu: Iommu<'m, Arena, &'m Hardware<'m>, Format>,
     pub hardware: &'m Hardware<'m>,
     pub guest: &'m GuestMemory<'m, Arena>,
     pub log: &'m DirtyLog<'m>,
@@ -44,6 +44,7 @@ pub struct World<'m> {
 /// How a world is made.
 #[derive(Clone, Copy)]
 pub struct Config {
+    pub format: Format,
     pub levels: u8,
     pub table_frames: u64,
     pub caches_absent: bool,
@@ -52,6 +53,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            format: FORMATS[0],
             levels: 4,
             table_frames: 64,
             caches_absent: false,
@@ -77,12 +79,12 @@ pub fn with_world<R>(config: Config, test: impl FnOnce(World<'_>) -> R) -> R {
         guest.add_slot(Slot { gfn, hpa, frames }).unwrap();
     }
     let migration = Migration::new(&guest);
-    let mut hardware = Hardware::new(&arena, &migration, config.levels);
+    let mut hardware = Hardware::new(&arena, &migration, config.levels, config.format.format);
     hardware.caches_absent = config.caches_absent;
     let mut pins = vec![0; LARGE.end as usize];
     let mut iommu = Iommu::new(Parts {
         mem: &arena,
-        format: VtdSecondStage,
+        format: config.format,
         unit: &hardware,
         guest: &guest,
         pool: FramePool::new(at(GUEST_FRAMES), config.table_frames),
@@ -91,7 +93,7 @@ pub fn with_world<R>(config: Config, test: impl FnOnce(World<'_>) -> R) -> R {
     .unwrap();
     let domains: Vec<_> = (0..2).map(|_| iommu.create_domain().unwrap()).collect();
     log.start();
-    iommu.start_tracking();
+    iommu.start_tracking().unwrap();
     let mut world = World {
         iommu,
         hardware: &hardware,

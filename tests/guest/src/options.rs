@@ -24,6 +24,9 @@ pub struct Options {
     pub pages: usize,
     /// What else is done.
     pub mode: Mode,
+    /// Whether the guest is discontent when it was not told of each transfer that
+    /// its IOMMU refused. Some hardware beneath the guest's IOMMU does not tell.
+    pub faults_matter: bool,
 }
 
 impl Default for Options {
@@ -33,6 +36,7 @@ impl Default for Options {
             operations: 2000,
             pages: MAX_PAGES,
             mode: Mode::Work,
+            faults_matter: true,
         }
     }
 }
@@ -40,7 +44,8 @@ impl Default for Options {
 /// A word of the command line that is not an option.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "'{0}' is no option: seed=NUMBER, operations=NUMBER, pages=NUMBER, mode=work|garbage|stray"
+    "'{0}' is no option: seed=NUMBER, operations=NUMBER, pages=NUMBER, mode=work|garbage|stray, \
+     faults=reported|unreported"
 )]
 pub struct BadOption<'a>(pub &'a str);
 
@@ -63,6 +68,13 @@ impl Options {
                         _ => return Err(bad()),
                     }
                 }
+                "faults" => {
+                    options.faults_matter = match value {
+                        "reported" => true,
+                        "unreported" => false,
+                        _ => return Err(bad()),
+                    }
+                }
                 _ => return Err(bad()),
             }
         }
@@ -79,7 +91,16 @@ mod tests {
         let options = Options::parse(" seed=7 operations=10  mode=stray").unwrap();
         assert_eq!((options.seed, options.operations), (7, 10));
         assert_eq!(options.mode, Mode::Stray);
-        for bad in ["sed=7", "seed", "seed=x", "mode=fast", "operations=-1"] {
+        assert!(options.faults_matter);
+        assert!(!Options::parse("faults=unreported").unwrap().faults_matter);
+        for bad in [
+            "faults=maybe",
+            "sed=7",
+            "seed",
+            "seed=x",
+            "mode=fast",
+            "operations=-1",
+        ] {
             assert_eq!(Options::parse(bad), Err(BadOption(bad)));
         }
     }

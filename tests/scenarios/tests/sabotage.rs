@@ -5,6 +5,7 @@
 
 use hv_core::sabotage::Sabotage as Breakable;
 use scenarios::{execute, explain};
+use xtask::iommu::Iommu;
 use xtask::observation::Observation;
 use xtask::run::Run;
 use xtask::sabotage::Sabotage;
@@ -13,13 +14,16 @@ use xtask::verdict::{Expect, judge};
 /// Runs with the mechanism broken and returns what was seen of the destination.
 /// The guest moved and the run is red, with frames named.
 fn red(sabotage: Sabotage) -> Observation {
-    let run = Run {
+    red_in(&Run {
         sabotage: Some(sabotage),
         ..Run::new(&format!("sabotage-{}", sabotage.name()))
-    };
-    let outcome = execute(&run);
+    })
+}
+
+fn red_in(run: &Run) -> Observation {
+    let outcome = execute(run);
     let verdict = judge(&outcome, Expect::Migrates);
-    let explained = explain(&run, &outcome, &verdict);
+    let explained = explain(run, &outcome, &verdict);
     assert!(outcome.destination.resumed, "{explained}");
     assert!(!verdict.is_pass(), "{explained}");
     assert!(!outcome.destination.lost_frames().is_empty(), "{explained}");
@@ -57,6 +61,16 @@ fn pages_are_lost_if_cpu_writes_are_not_tracked() {
 #[test]
 fn pages_are_lost_without_invalidations() {
     guest_loses_pages(Sabotage::Iotlb);
+}
+
+#[test]
+fn pages_are_lost_without_invalidations_on_amd_vi() {
+    let seen = red_in(&Run {
+        sabotage: Some(Sabotage::Iotlb),
+        iommu: Iommu::Amd,
+        ..Run::new("sabotage-iotlb-amd-vi")
+    });
+    assert!(!seen.lost.is_empty(), "the guest found nothing: {seen:?}");
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! The subcommands, one module each.
 
 pub(crate) mod build;
+pub(crate) mod fuzz;
 pub(crate) mod lint;
 pub(crate) mod linux;
+pub(crate) mod rules;
 pub(crate) mod run;
 pub(crate) mod test;
 

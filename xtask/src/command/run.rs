@@ -4,6 +4,7 @@ use super::{exit_code, linux};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use xtask::iommu::Iommu;
 use xtask::progress::Progress;
 use xtask::qemu;
 use xtask::report::{Report, logs_of};
@@ -29,6 +30,9 @@ pub(crate) struct Args {
     /// Memory of the guest
     #[arg(long, value_name = "SIZE", default_value = "64M")]
     memory: Size,
+    /// Remapping unit of both machines
+    #[arg(long, value_enum, value_name = "KIND", default_value = "vtd")]
+    iommu: Iommu,
     /// Bytes a second that the migration may send, in the machine's time [default:
     /// 2M, so that the guest does a lot meanwhile]
     #[arg(long, value_name = "SIZE")]
@@ -71,14 +75,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(Scenario::Linux(args)) = &args.scenario {
         return linux::run(args);
     }
-    let scenario = match args.sabotage {
+    let mut scenario = match args.sabotage {
         None => "main".to_owned(),
         Some(sabotage) => format!("sabotage-{}", sabotage.name()),
     };
+    if args.iommu != Iommu::default() {
+        scenario = format!("{scenario}-{}", args.iommu.name());
+    }
     let usual = Run::new(&scenario);
     let run = Run {
         seed: args.seed,
         memory: args.memory,
+        iommu: args.iommu,
         max_bandwidth: args.max_bandwidth.or(usual.max_bandwidth),
         downtime_limit: args.downtime_limit.or(usual.downtime_limit),
         migrate_after: args.migrate_after.or(usual.migrate_after),

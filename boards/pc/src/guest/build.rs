@@ -1,6 +1,7 @@
 //! Putting a guest together.
 
 use super::device::Handover;
+use super::unit::{self, Remapper};
 use super::{DEVICE_BAR, DEVICE_NUMBER, Guest, VIOMMU};
 use crate::host::Host;
 use hv_core::boot::{self, BootError, Payload};
@@ -13,11 +14,11 @@ use hv_core::svm::{SvmError, SvmVcpu};
 use hv_core::vcpu::VcpuState;
 use hv_core::vm::Vm;
 use hv_core::{Gfn, Gpa, Hpa, PAGE_SHIFT, PAGE_SIZE};
-use iommu::dmar::{Dmar, DmarError, GuestUnit};
-use iommu::host::vtd::{Coherency, StartError, VtdUnit as HostUnit};
+use iommu::dmar::{DmarError, GuestUnit};
+use iommu::host::{amdvi, vtd};
+use iommu::ivrs::IvrsError;
 use iommu::layer::TooFewPins;
 use iommu::space::SpaceError;
-use iommu::tables::VtdSecondStage;
 use iommu::unit::SourceId;
 use iommu::viommu::vtd::{HOST_ADDRESS_WIDTH, VtdConfig, VtdUnit};
 use iommu::viommu::{Passthrough, Passthroughs, Service, Viommu};
@@ -28,24 +29,24 @@ use strandline_rt::pci::PciError;
 use strandline_rt::physical::{IdentityMemory, MmioWindow, PhysRange};
 use strandline_rt::serial::{Port, Serial};
 
-/// The size of a VT-d unit's register window.
-const UNIT_BYTES: u64 = 4096;
-/// Of the frames for the remapping unit, those for its own root and context
-/// tables and its queue; the rest is for the domains' tables.
-const UNIT_FRAMES: u64 = 64;
-
 /// Why there is no guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BuildError {
     /// The DMAR table.
     #[error(transparent)]
     Dmar(#[from] DmarError),
-    /// No unit translates for the device.
-    #[error("the DMAR table names no remapping unit for the device")]
-    NoUnit,
-    /// The remapping unit.
+    /// The IVRS table.
     #[error(transparent)]
-    Unit(#[from] StartError),
+    Ivrs(#[from] IvrsError),
+    /// No unit translates for the device.
+    #[error("ACPI names no remapping unit for the device")]
+    NoUnit,
+    /// The remapping unit, of the VT-d kind.
+    #[error(transparent)]
+    Vtd(#[from] vtd::StartError),
+    /// The remapping unit, of the AMD-Vi kind.
+    #[error(transparent)]
+    AmdVi(#[from] amdvi::StartError),
     /// The CPU's virtualisation.
     #[error(transparent)]
     Svm(#[from] SvmError),
@@ -104,16 +105,13 @@ impl<'m> Guest<'m> {
     ) -> Result<Self, BuildError> {
         let Resources { frames, memory, .. } = resources;
         let device = host.edu;
-        let source_id = SourceId::new(device.function.requester_id());
-
         // The remapping unit before anything else: from here on the device reaches
         // nothing it was not given.
-        let (unit_frames, table_frames) = split(resources.iommu_tables, UNIT_FRAMES);
-        let registers = window(unit_registers(host.dmar(), source_id)?)?;
-        let unit = HostUnit::start(registers, frames, unit_frames, coherency())?;
+        let (unit_frames, table_frames) = split(resources.iommu_tables, unit::UNIT_FRAMES);
+        let Remapper { unit, source_id } = unit::start(host, frames, unit_frames)?;
         let mut dma = Iommu::new(Parts {
             mem: frames,
-            format: VtdSecondStage,
+            format: unit.format(),
             unit,
             guest: memory,
             pool: table_frames,
@@ -204,23 +202,6 @@ fn load(
     boot::load(memory, payload, &[&dmar.table()])
 }
 
-fn unit_registers(dmar: &[u8], device: SourceId) -> Result<PhysRange, BuildError> {
-    let unit = Dmar::parse(dmar)?
-        .unit_for(0, device)
-        .ok_or(BuildError::NoUnit)?;
-    PhysRange::new(unit.registers.raw(), UNIT_BYTES).ok_or(BuildError::NoUnit)
-}
-
-/// QEMU's unit reads memory as any CPU does, but does not say so; an emulated
-/// machine shows itself by CPUID's hypervisor bit.
-fn coherency() -> Coherency {
-    if cpuid!(1).ecx >> 31 & 1 == 1 {
-        Coherency::Assured
-    } else {
-        Coherency::AsReported
-    }
-}
-
 fn passthroughs(host: SourceId) -> Passthroughs {
     let guest = SourceId::new(u16::from(DEVICE_NUMBER) << 3);
     let mut devices = Passthroughs::new();
@@ -262,7 +243,7 @@ fn split(range: PhysRange, frames: u64) -> (FramePool, FramePool) {
 }
 
 #[allow(unsafe_code)]
-fn window(range: PhysRange) -> Result<MmioWindow, BuildError> {
+pub(super) fn window(range: PhysRange) -> Result<MmioWindow, BuildError> {
     // SAFETY: registers that ACPI or a base address register names. The unit has
     // this window alone; the device's is used while the guest, which has its own
     // way to them, does not run. What the device can reach is confined.

@@ -16,8 +16,10 @@ mod build;
 mod destination;
 mod device;
 mod source;
+mod unit;
 
 pub use build::{BuildError, Resources, add_memory};
+pub use unit::UNIT_FRAMES;
 
 use crate::events;
 use crate::host::Device;
@@ -28,17 +30,16 @@ use hv_core::svm::SvmVcpu;
 use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Vm};
 use hv_core::{Gpa, platform};
 use iommu::Iommu;
-use iommu::host::vtd::VtdUnit as HostUnit;
 use iommu::space::SpaceError;
+use iommu::tables::AnyFormat;
 use iommu::unit::{DmaFault, SourceId};
 use iommu::viommu::vtd::{VtdUnit, WINDOW};
 use iommu::viommu::{Service, Viommu};
-use iommu::vtd::FaultReason;
-use log::{info, warn};
+use log::info;
 use migration::stream::{SectionId, SectionInfo};
 use strandline_rt::interrupts::VectorSet;
 use strandline_rt::pci::ConfigPorts;
-use strandline_rt::physical::{IdentityMemory, MmioWindow};
+use strandline_rt::physical::IdentityMemory;
 use strandline_rt::serial::Serial;
 
 /// Where the guest finds its IOMMU.
@@ -73,7 +74,7 @@ const fn section(id: u16, version: u16) -> SectionInfo {
     }
 }
 
-type Dma<'m> = Iommu<'m, IdentityMemory, HostUnit<MmioWindow, &'m IdentityMemory>>;
+type Dma<'m> = Iommu<'m, IdentityMemory, unit::HostUnit<'m>, AnyFormat>;
 
 /// The guest and everything that is the guest's.
 pub struct Guest<'m> {
@@ -217,14 +218,7 @@ impl Guest<'_> {
         if self.faults > NAMED_FAULTS && !self.faults.is_power_of_two() {
             return;
         }
-        let (source, iova, count) = (fault.source, fault.iova, self.faults);
-        match FaultReason::from_code(fault.reason) {
-            Some(reason) => info!("fault {count}: {source} refused at {iova}: {reason}"),
-            None => warn!(
-                "fault {count}: {source} refused at {iova}: reason {:#x}",
-                fault.reason
-            ),
-        }
+        info!("fault {}: {fault}", self.faults);
     }
 }
 

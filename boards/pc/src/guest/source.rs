@@ -34,7 +34,11 @@ impl SourceVm for Guest<'_> {
     /// The log first: what the others find from then on has a place to go.
     fn start_tracking(&mut self) -> Result<(), VmError> {
         self.memory.log().start();
-        self.dma.start_tracking();
+        if let Err(error) = self.dma.start_tracking() {
+            error!("dirty tracking of devices: {error}");
+            self.memory.log().stop();
+            return Err(VmError("dirty tracking cannot be started"));
+        }
         if let Err(error) = self.vm.start_tracking() {
             error!("dirty tracking: {error}");
             self.dma.stop_tracking();
@@ -52,6 +56,10 @@ impl SourceVm for Guest<'_> {
 
     fn harvest(&mut self) {
         self.vm.harvest(self.memory.log());
+        if let Err(error) = self.dma.harvest() {
+            // The last harvest then takes all that devices may write.
+            error!("harvest of device writes: {error}");
+        }
     }
 
     fn device_writable_pages(&self) -> u64 {
@@ -77,7 +85,9 @@ impl SourceVm for Guest<'_> {
 
     fn final_harvest(&mut self) {
         self.vm.harvest(self.memory.log());
-        self.dma.mark_writable();
+        if let Err(error) = self.dma.harvest_stopped() {
+            error!("last harvest of device writes: {error}");
+        }
     }
 
     fn save(&mut self, index: usize, to: &mut [u8]) -> Result<usize, VmError> {

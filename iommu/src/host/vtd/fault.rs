@@ -5,7 +5,7 @@
 //! not how often.
 
 use super::registers::Registers;
-use crate::unit::DmaFault;
+use crate::unit::{DmaFault, FaultCause};
 use crate::vtd::registers::{EVENT_MASK, FECTL};
 use crate::vtd::{Capabilities, FaultRecord, FaultStatus, RequestKind};
 use hv_core::mmio::Mmio;
@@ -57,7 +57,7 @@ impl FaultReader {
             source: record.source,
             iova: record.page,
             write: record.kind == RequestKind::Write,
-            reason: record.reason,
+            cause: FaultCause::Vtd(record.reason),
         })
     }
 

@@ -4,8 +4,9 @@
 //! write a status word. When [`Queue::execute`] returns the queue is empty, so
 //! there is always room and never a question which wait was answered.
 
-use super::registers::{Registers, poll};
+use super::registers::Registers;
 use super::start::StartError;
+use crate::host::poll::poll;
 use crate::unit::UnitError;
 use crate::vtd::registers::{IQA, IQH, IQT, QUEUE_OFFSET};
 use crate::vtd::{Descriptor, FaultStatus, Global, QueueAddress, StatusWrite};

@@ -281,7 +281,8 @@ fn faults_come_in_order_and_lost_ones_do_not_stop_the_next() {
     fake.state().faults = FaultStatus::OVERFLOW;
     let fault = unit.take_fault().unwrap();
     assert_eq!(fault.iova, Iova::new(0x1000));
-    assert!(fault.write && fault.source == DEVICE && fault.reason == 5);
+    assert!(fault.write && fault.source == DEVICE);
+    assert_eq!(fault.cause, crate::unit::FaultCause::Vtd(5));
     // The unit goes round: record 0 is newer than record 1 now.
     fake.state().records[0] = record(0x3000).encode();
     assert_eq!(unit.take_fault().unwrap().iova, Iova::new(0x2000));

@@ -1,0 +1,116 @@
+//! The remapping unit of the passthrough device. The one place that knows which
+//! kinds of unit there are.
+
+use super::build::{BuildError, window};
+use crate::events;
+use crate::host::Host;
+use hv_core::memory::FramePool;
+use iommu::amdvi;
+use iommu::dmar::Dmar;
+use iommu::host::amdvi::{AmdUnit, Facts};
+use iommu::host::any::AnyUnit;
+use iommu::host::vtd::{Coherency, VtdUnit};
+use iommu::ivrs::Ivrs;
+use iommu::unit::{HostUnit as _, SourceId};
+use log::info;
+use raw_cpuid::cpuid;
+use strandline_rt::acpi;
+use strandline_rt::pci;
+use strandline_rt::physical::{IdentityMemory, MmioWindow, PhysRange};
+
+/// The host's unit, as the guest uses it.
+pub(super) type HostUnit<'m> = AnyUnit<MmioWindow, &'m IdentityMemory>;
+
+/// The size of a VT-d unit's register window.
+const VTD_WINDOW: u64 = 4096;
+
+/// Of the frames for remapping, those for the unit's own structures; the rest is
+/// for the domains' tables. AMD-Vi takes the most, for its device table; VT-d a
+/// context table for each bus that is used, and a few more.
+pub const UNIT_FRAMES: u64 = AmdUnit::<MmioWindow, &IdentityMemory>::FRAMES;
+
+/// A running unit.
+pub(super) struct Remapper<'m> {
+    pub(super) unit: HostUnit<'m>,
+    /// The requester id under which it sees the device.
+    pub(super) source_id: SourceId,
+}
+
+/// Starts the unit that translates for the passthrough device, with every device
+/// blocked.
+pub(super) fn start<'m>(
+    host: &Host,
+    frames: &'m IdentityMemory,
+    pool: FramePool,
+) -> Result<Remapper<'m>, BuildError> {
+    let device = SourceId::new(host.edu.function.requester_id());
+    let remapper = match host.units.signature {
+        acpi::IVRS => start_amd_vi(host, device, frames, pool)?,
+        _ => start_vtd(host, device, frames, pool)?,
+    };
+    let unit = &remapper.unit;
+    info!("iommu: {}, {} table levels", unit.name(), unit.levels());
+    if !unit.reports_faults() {
+        info!("iommu: this unit refuses DMA without telling");
+    }
+    events::emit(
+        "iommu",
+        &[
+            ("unit", (&unit.name()).into()),
+            ("reports_faults", unit.reports_faults().into()),
+        ],
+    );
+    Ok(remapper)
+}
+
+fn start_vtd<'m>(
+    host: &Host,
+    device: SourceId,
+    frames: &'m IdentityMemory,
+    pool: FramePool,
+) -> Result<Remapper<'m>, BuildError> {
+    let unit = Dmar::parse(host.units.bytes())?
+        .unit_for(0, device)
+        .ok_or(BuildError::NoUnit)?;
+    let registers = registers(unit.registers.raw(), VTD_WINDOW)?;
+    let unit = VtdUnit::start(registers, frames, pool, coherency())?;
+    Ok(Remapper {
+        unit: AnyUnit::Vtd(unit),
+        source_id: device,
+    })
+}
+
+fn start_amd_vi<'m>(
+    host: &Host,
+    device: SourceId,
+    frames: &'m IdentityMemory,
+    pool: FramePool,
+) -> Result<Remapper<'m>, BuildError> {
+    let (unit, source_id) = Ivrs::parse(host.units.bytes())?
+        .unit_for(0, device)
+        .ok_or(BuildError::NoUnit)?;
+    let facts = Facts {
+        flags: unit.flags,
+        capability: pci::read_config(&host.config, unit.function.raw(), unit.capability),
+    };
+    let registers = registers(unit.registers.raw(), amdvi::registers::WINDOW)?;
+    let unit = AmdUnit::start(registers, frames, pool, facts)?;
+    Ok(Remapper {
+        unit: AnyUnit::AmdVi(unit),
+        source_id,
+    })
+}
+
+fn registers(base: u64, bytes: u64) -> Result<MmioWindow, BuildError> {
+    window(PhysRange::new(base, bytes).ok_or(BuildError::NoUnit)?)
+}
+
+/// QEMU's VT-d unit reads memory as any CPU does, but does not say so; an emulated
+/// machine shows itself by CPUID's hypervisor bit.
+fn coherency() -> Coherency {
+    if cpuid!(1).ecx >> 31 & 1 == 1 {
+        Coherency::Assured
+    } else {
+        Coherency::AsReported
+    }
+}

@@ -1,0 +1,225 @@
+//! What counts as evidence that a device wrote a page. Decided here, nowhere else.
+//!
+//! A dirty bit is evidence only under the unmap and the harvest that this layer
+//! does: whole leaf tables are cut off at their parent, single leaves lose all
+//! rights at once, and the bits are read after the one drain. Which conduct of a
+//! unit that is safe with was found with a model of the hardware, in which every
+//! interleaving was tried (`tests/explorer.rs`): that is where the reasons of
+//! [`DirtyReason`] come from.
+
+use crate::tables::EntryFormat;
+
+/// How a unit sets the dirty bit of a leaf, when a walk ends at the leaf.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DirtyUpdate {
+    /// It sets none, or it is not known how.
+    None,
+    /// Atomically, and only if the entry is still the one that was walked;
+    /// otherwise it walks anew.
+    Rechecked,
+    /// Atomically, in whatever the entry is by then.
+    Atomic,
+    /// Not at all if the entry lost rights meanwhile; the write goes on.
+    Skipped,
+    /// By storing the entry it read with the bit added.
+    PlainStore,
+}
+
+/// What is known of a unit's dirty bits: what its specification says, and what
+/// was seen of this implementation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DirtyHardware {
+    /// How the bit is set.
+    pub update: DirtyUpdate,
+    /// The unit snoops the CPU's caches when it walks and updates tables.
+    pub coherent: bool,
+    /// The drain of an invalidation covers bits not yet set for writes that were
+    /// let through.
+    pub drains_updates: bool,
+    /// A translation cached by a read lets writes pass without setting the bit.
+    pub read_hides_write: bool,
+}
+
+impl DirtyHardware {
+    /// A unit that sets no dirty bits.
+    pub const NONE: Self = Self {
+        update: DirtyUpdate::None,
+        coherent: false,
+        drains_updates: false,
+        read_hides_write: false,
+    };
+}
+
+/// What counts as evidence of a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DirtyMode {
+    /// That the page was mapped writable while writes were tracked. The bits in
+    /// the tables, where the format has any, are set from the start, so that the
+    /// hardware has none to set.
+    MappedWritable,
+    /// The accessed bit of a writable leaf: a page may have been read only.
+    AccessedBit,
+    /// The dirty bit.
+    DirtyBit,
+}
+
+/// Why a mode is the best that is safe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DirtyReason {
+    /// The format has no such bits, or the unit does not set them.
+    #[error("the unit sets no dirty bits")]
+    NoBits,
+    /// Bits set by a walk that does not snoop may be behind the CPU's caches.
+    #[error("the unit's table walks are not coherent")]
+    NotCoherent,
+    /// A bit may be set after it was read for the last time.
+    #[error("invalidations do not drain dirty bits")]
+    NotDrained,
+    /// A walk under way when a leaf is detached may write without a trace.
+    #[error("the unit skips the dirty bit of an entry that changed")]
+    Skipped,
+    /// A walk under way when a leaf is detached may attach it again.
+    #[error("the unit stores entries without looking at them again")]
+    PlainStore,
+    /// The accessed bit is set by any walk, so what a read hides it shows.
+    #[error("a translation cached by a read hides later writes")]
+    ReadHidesWrite,
+    /// No write goes without its bit, and no bit without being read.
+    #[error("the unit sets dirty bits atomically and drains them")]
+    Exact,
+}
+
+/// The mode in force, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DirtyDecision {
+    /// The mode.
+    pub mode: DirtyMode,
+    /// Why it is this one.
+    pub reason: DirtyReason,
+}
+
+impl DirtyDecision {
+    /// The best mode that is safe with `format` on a unit of that kind.
+    pub fn new(format: impl EntryFormat, hardware: DirtyHardware) -> Self {
+        let (mode, reason) = if format.dirty() == 0 || hardware.update == DirtyUpdate::None {
+            (DirtyMode::MappedWritable, DirtyReason::NoBits)
+        } else if !hardware.coherent {
+            (DirtyMode::MappedWritable, DirtyReason::NotCoherent)
+        } else if !hardware.drains_updates {
+            (DirtyMode::MappedWritable, DirtyReason::NotDrained)
+        } else if hardware.update == DirtyUpdate::Skipped {
+            (DirtyMode::MappedWritable, DirtyReason::Skipped)
+        } else if hardware.update == DirtyUpdate::PlainStore {
+            (DirtyMode::MappedWritable, DirtyReason::PlainStore)
+        } else if hardware.read_hides_write {
+            (DirtyMode::AccessedBit, DirtyReason::ReadHidesWrite)
+        } else {
+            (DirtyMode::DirtyBit, DirtyReason::Exact)
+        };
+        Self { mode, reason }
+    }
+
+    /// The bits of a leaf any of which is evidence: all of them where every page
+    /// mapped writable counts.
+    pub(crate) fn evidence(self, format: impl EntryFormat) -> u64 {
+        match self.mode {
+            DirtyMode::MappedWritable => u64::MAX,
+            DirtyMode::AccessedBit => format.accessed(),
+            DirtyMode::DirtyBit => format.dirty(),
+        }
+    }
+
+    /// The bits a new leaf has set from the start.
+    pub(crate) fn preset(self, format: impl EntryFormat) -> u64 {
+        match self.mode {
+            DirtyMode::MappedWritable => format.accessed() | format.dirty(),
+            DirtyMode::AccessedBit => format.dirty(),
+            DirtyMode::DirtyBit => format.accessed(),
+        }
+    }
+
+    /// Whether there is something to harvest from the tables.
+    pub(crate) fn reads_tables(self) -> bool {
+        self.mode != DirtyMode::MappedWritable
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::{VtdFirstStage, VtdSecondStage, VtdSecondStageDirty};
+
+    const GOOD: DirtyHardware = DirtyHardware {
+        update: DirtyUpdate::Rechecked,
+        coherent: true,
+        drains_updates: true,
+        read_hides_write: false,
+    };
+
+    #[test]
+    fn a_format_without_dirty_bits_counts_what_is_mapped_writable() {
+        let decision = DirtyDecision::new(VtdSecondStage, GOOD);
+        assert_eq!(decision.mode, DirtyMode::MappedWritable);
+        assert_eq!(
+            decision.preset(VtdSecondStage),
+            0,
+            "legacy leaves change not"
+        );
+    }
+
+    #[test]
+    fn each_doubt_costs_the_dirty_bit() {
+        let decide = |hardware| DirtyDecision::new(VtdFirstStage, hardware);
+        let doubts = [
+            (DirtyHardware::NONE, DirtyReason::NoBits),
+            (
+                DirtyHardware {
+                    coherent: false,
+                    ..GOOD
+                },
+                DirtyReason::NotCoherent,
+            ),
+            (
+                DirtyHardware {
+                    drains_updates: false,
+                    ..GOOD
+                },
+                DirtyReason::NotDrained,
+            ),
+            (
+                DirtyHardware {
+                    update: DirtyUpdate::Skipped,
+                    ..GOOD
+                },
+                DirtyReason::Skipped,
+            ),
+            (
+                DirtyHardware {
+                    update: DirtyUpdate::PlainStore,
+                    read_hides_write: true,
+                    ..GOOD
+                },
+                DirtyReason::PlainStore,
+            ),
+        ];
+        for (hardware, reason) in doubts {
+            let mode = DirtyMode::MappedWritable;
+            assert_eq!(decide(hardware), DirtyDecision { mode, reason });
+        }
+        assert_eq!(decide(GOOD).mode, DirtyMode::DirtyBit);
+        let hides = DirtyHardware {
+            read_hides_write: true,
+            ..GOOD
+        };
+        assert_eq!(decide(hides).mode, DirtyMode::AccessedBit);
+    }
+
+    #[test]
+    fn the_bits_that_are_not_evidence_are_set_from_the_start() {
+        let decision = DirtyDecision::new(VtdSecondStageDirty, GOOD);
+        assert_eq!(decision.evidence(VtdSecondStageDirty), 1 << 9);
+        assert_eq!(decision.preset(VtdSecondStageDirty), 1 << 8);
+        let fallback = DirtyDecision::new(VtdFirstStage, DirtyHardware::NONE);
+        assert_eq!(fallback.preset(VtdFirstStage), 0x60);
+    }
+}

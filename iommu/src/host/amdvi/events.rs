@@ -1,0 +1,137 @@
+//! Reading the event log.
+//!
+//! A ring in memory that the unit appends to. When it is full the unit drops
+//! events and says so once; a device that misbehaves thus costs one page of
+//! memory and the time its reader is willing to spend.
+
+use super::registers::Registers;
+use super::start::StartError;
+use crate::Iova;
+use crate::amdvi::event::EventFlags;
+use crate::amdvi::registers::{EVENT_HEAD, EVENT_LOG, EVENT_TAIL};
+use crate::amdvi::{Buffer, Control, Event, Status};
+use crate::unit::{DmaFault, FaultCause, UnitError};
+use core::sync::atomic::Ordering;
+use hv_core::Hpa;
+use hv_core::memory::{FramePool, PhysMemory};
+use hv_core::mmio::Mmio;
+
+/// How often an entry is looked at that the tail says is there: some units move
+/// the tail before the entry arrives in memory.
+const MAX_LOOKS: u32 = 1000;
+
+/// The log.
+pub(super) struct EventLog {
+    ring: Buffer,
+    /// Where the next event is read, a byte offset.
+    head: u64,
+    /// Whether the unit was seen to write events.
+    works: bool,
+}
+
+impl EventLog {
+    /// Turns the log on, empty. It is off before.
+    pub(super) fn start<R: Mmio>(
+        registers: &Registers<R>,
+        mem: &impl PhysMemory,
+        pool: &mut FramePool,
+    ) -> Result<Self, StartError> {
+        let base = pool.take(mem).ok_or(StartError::OutOfMemory)?;
+        let ring = Buffer {
+            base: base.raw(),
+            length: Buffer::ONE_PAGE,
+        };
+        registers.window.write64(EVENT_LOG, ring.encode());
+        registers.window.write64(EVENT_HEAD, 0);
+        registers.window.write64(EVENT_TAIL, 0);
+        registers.clear_status(Status::EVENT_OVERFLOW);
+        registers.turn(Control::EVENT_LOG, true);
+        Ok(Self {
+            ring,
+            head: 0,
+            works: false,
+        })
+    }
+
+    /// Turns the log off; waits until the unit writes nothing.
+    pub(super) fn turn_off<R: Mmio>(registers: &Registers<R>) -> Result<(), UnitError> {
+        registers.turn(Control::EVENT_LOG, false);
+        registers.wait_stopped(Status::EVENTS_RUN)
+    }
+
+    /// Whether the unit writes events.
+    pub(super) fn works(&self) -> bool {
+        self.works
+    }
+
+    /// To be called when an event is due: notes whether there is one, and forgets
+    /// all there are.
+    pub(super) fn expect_event<R: Mmio>(
+        &mut self,
+        registers: &Registers<R>,
+        mem: &impl PhysMemory,
+    ) {
+        while self.next(registers, mem).is_some() {
+            self.works = true;
+        }
+    }
+
+    /// The oldest event about a refused DMA. What the unit says about itself goes
+    /// to the operator.
+    pub(super) fn take<R: Mmio>(
+        &mut self,
+        registers: &Registers<R>,
+        mem: &impl PhysMemory,
+    ) -> Option<DmaFault> {
+        while let Some(event) = self.next(registers, mem) {
+            let Some(refusal) = event.refusal() else {
+                log::error!("AMD-Vi: {:?} at {:#x}", event.code, event.address);
+                continue;
+            };
+            return Some(DmaFault {
+                source: event.device,
+                iova: Iova::new(event.address).page_base(),
+                write: event.flags.contains(EventFlags::WRITE),
+                cause: FaultCause::AmdVi(refusal),
+            });
+        }
+        // All is read: let the unit go on logging.
+        if registers.status().contains(Status::EVENT_OVERFLOW) {
+            log::warn!("AMD-Vi: events were lost, the log was full");
+            self.restart(registers);
+        }
+        None
+    }
+
+    /// The oldest event, whose entry is freed.
+    fn next<R: Mmio>(&mut self, registers: &Registers<R>, mem: &impl PhysMemory) -> Option<Event> {
+        let tail = registers.window.read64(EVENT_TAIL) & Buffer::OFFSET;
+        if tail == self.head || tail >= self.ring.bytes() {
+            return None;
+        }
+        let frame = mem.frame(Hpa::new(self.ring.base))?;
+        let slot = self.head as usize / 8;
+        let [first, second] = frame.words().get(slot..)?.first_chunk()?;
+        // The code is in the first word. Acquire: the second one came with it.
+        let mut looks = MAX_LOOKS;
+        while first.load(Ordering::Acquire) == 0 && looks > 0 {
+            core::hint::spin_loop();
+            looks -= 1;
+        }
+        // Zeroed, so that what is found here the next time round is new.
+        let low = first.swap(0, Ordering::AcqRel);
+        let high = second.swap(0, Ordering::AcqRel);
+        self.head = self.ring.next(self.head);
+        registers.window.write64(EVENT_HEAD, self.head);
+        Some(Event::decode(u128::from(low) | u128::from(high) << 64))
+    }
+
+    /// After an overflow the log stands still until it is turned off and on.
+    fn restart<R: Mmio>(&self, registers: &Registers<R>) {
+        if Self::turn_off(registers).is_err() {
+            log::error!("AMD-Vi: the event log does not stop");
+        }
+        registers.clear_status(Status::EVENT_OVERFLOW);
+        registers.turn(Control::EVENT_LOG, true);
+    }
+}

@@ -1,0 +1,283 @@
+//! An AMD-Vi unit for tests: registers, command buffer, event log, and caches of
+//! device table entries and translations that hold all they may and drop only
+//! what they are told to.
+
+use crate::amdvi::command::PageBlock;
+use crate::amdvi::event::{EventCode, EventFlags};
+use crate::amdvi::registers::*;
+use crate::amdvi::{Buffer, Command, DeviceEntry, Event, Features};
+use crate::unit::SourceId;
+use core::cell::{RefCell, RefMut};
+use core::sync::atomic::Ordering;
+use hv_core::Hpa;
+use hv_core::memory::PhysMemory;
+use hv_core::mmio::Mmio;
+use hv_core::testing::Arena;
+use std::collections::HashMap;
+use std::vec::Vec;
+
+/// What is wrong with the unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Defect {
+    None,
+    /// It carries out no command.
+    DoesNotAnswer,
+    /// It skips commands it does not know and never writes its log, as QEMU's.
+    TellsNothing,
+}
+
+pub(super) struct State {
+    pub(super) features: Features,
+    pub(super) control: Control,
+    pub(super) status: Status,
+    pub(super) exclusion: u64,
+    pub(super) defect: Defect,
+    /// Every value of the control register, and the commands carried out.
+    pub(super) controls: Vec<Control>,
+    pub(super) commands: Vec<Command>,
+    /// Whether it stopped at a command it does not know.
+    halted: bool,
+    device_table: u64,
+    queue: Buffer,
+    queue_head: u64,
+    queue_tail: u64,
+    log: Buffer,
+    log_head: u64,
+    log_tail: u64,
+    entries: HashMap<SourceId, DeviceEntry>,
+    translations: HashMap<(u16, u64), u64>,
+}
+
+pub(super) struct FakeUnit<'a> {
+    arena: &'a Arena,
+    state: RefCell<State>,
+}
+
+impl<'a> FakeUnit<'a> {
+    pub(super) fn new(arena: &'a Arena) -> Self {
+        let nowhere = Buffer {
+            base: 0,
+            length: Buffer::ONE_PAGE,
+        };
+        let state = State {
+            features: Features::INVALIDATE_ALL,
+            control: Control::empty(),
+            status: Status::empty(),
+            exclusion: 1,
+            defect: Defect::None,
+            controls: Vec::new(),
+            commands: Vec::new(),
+            halted: false,
+            device_table: 0,
+            queue: nowhere,
+            queue_head: 0,
+            queue_tail: 0,
+            log: nowhere,
+            log_head: 0,
+            log_tail: 0,
+            entries: HashMap::new(),
+            translations: HashMap::new(),
+        };
+        Self {
+            arena,
+            state: RefCell::new(state),
+        }
+    }
+
+    pub(super) fn state(&self) -> RefMut<'_, State> {
+        self.state.borrow_mut()
+    }
+
+    /// A DMA of `device` to `page`: the table it is translated by, `None` where it
+    /// is refused. What it needs on the way is cached.
+    pub(super) fn dma(&self, device: SourceId, page: u64) -> Option<u64> {
+        let mut state = self.state();
+        assert!(state.control.contains(Control::ENABLE) && state.exclusion == 0);
+        let in_memory = state.entry_in(self.arena, device);
+        match *state.entries.entry(device).or_insert(in_memory) {
+            DeviceEntry::Blocked => {
+                state.log_event(self.arena, write_fault(device, page << 12));
+                None
+            }
+            DeviceEntry::Translated { root, domain, .. } => {
+                Some(*state.translations.entry((domain, page)).or_insert(root))
+            }
+        }
+    }
+
+    /// Tells of something.
+    pub(super) fn log_event(&self, event: Event) {
+        self.state().log_event(self.arena, event);
+    }
+
+    fn run_queue(&self) {
+        let mut state = self.state();
+        while state.fetches() && state.queue_head != state.queue_tail {
+            let raw = read128(self.arena, state.queue.base + state.queue_head);
+            match Command::decode(raw) {
+                Some(command) => state.carry_out(self.arena, command),
+                None => {
+                    let at = state.queue.base + state.queue_head;
+                    state.log_event(self.arena, unit_event(EventCode::IllegalCommand, at));
+                    if state.defect != Defect::TellsNothing {
+                        state.halted = true;
+                        return;
+                    }
+                }
+            }
+            state.queue_head = state.queue.next(state.queue_head);
+        }
+    }
+}
+
+/// A refused write.
+pub(super) fn write_fault(device: SourceId, address: u64) -> Event {
+    Event {
+        code: Ok(EventCode::PageFault),
+        device,
+        flags: EventFlags::WRITE,
+        address,
+    }
+}
+
+/// An event that is not about a DMA.
+pub(super) fn unit_event(code: EventCode, address: u64) -> Event {
+    Event {
+        code: Ok(code),
+        device: SourceId::new(0),
+        flags: EventFlags::empty(),
+        address,
+    }
+}
+
+impl State {
+    fn fetches(&self) -> bool {
+        let on = self.control.contains(Control::ENABLE | Control::COMMANDS);
+        on && !self.halted && self.defect != Defect::DoesNotAnswer
+    }
+
+    fn status(&self) -> Status {
+        let mut status = self.status;
+        let on = |what| self.control.contains(Control::ENABLE | what);
+        status.set(Status::COMMANDS_RUN, on(Control::COMMANDS) && !self.halted);
+        let logs = on(Control::EVENT_LOG) && !status.contains(Status::EVENT_OVERFLOW);
+        status.set(Status::EVENTS_RUN, logs);
+        status
+    }
+
+    fn entry_in(&self, arena: &Arena, device: SourceId) -> DeviceEntry {
+        let bytes = ((self.device_table & 0x1ff) + 1) << 12;
+        let offset = u64::from(device.raw()) * DeviceEntry::SIZE as u64;
+        assert!(offset < bytes, "the device is beyond the table");
+        let raw = read128(arena, (self.device_table & !0xfff) + offset);
+        let entry = DeviceEntry::decode([raw as u64, (raw >> 64) as u64]);
+        entry.expect("an entry that lets DMA pass")
+    }
+
+    fn carry_out(&mut self, arena: &Arena, command: Command) {
+        self.commands.push(command);
+        match command {
+            Command::CompletionWait { address, data } => {
+                let frame = arena.frame(Hpa::new(address & !0xfff)).unwrap();
+                frame.write_bytes(address as usize & 0xfff, &data.to_le_bytes());
+            }
+            Command::DeviceEntry { device } => {
+                self.entries.remove(&device);
+            }
+            Command::Pages { domain, block, .. } => self.translations.retain(|(tag, page), _| {
+                let in_block =
+                    block == PageBlock::ALL || page >> block.order == block.page >> block.order;
+                *tag != domain || !in_block
+            }),
+            Command::All => {
+                self.entries.clear();
+                self.translations.clear();
+            }
+        }
+    }
+
+    fn log_event(&mut self, arena: &Arena, event: Event) {
+        let runs = self.status().contains(Status::EVENTS_RUN);
+        if !runs || self.defect == Defect::TellsNothing {
+            return;
+        }
+        let next = self.log.next(self.log_tail);
+        if next == self.log_head {
+            self.status |= Status::EVENT_OVERFLOW;
+            return;
+        }
+        let at = self.log.base + self.log_tail;
+        let frame = arena.frame(Hpa::new(at & !0xfff)).unwrap();
+        frame.write_bytes(at as usize & 0xfff, &event.encode().to_le_bytes());
+        self.log_tail = next;
+    }
+}
+
+fn read128(arena: &Arena, at: u64) -> u128 {
+    let words = arena.frame(Hpa::new(at & !0xfff)).unwrap().words();
+    let index = (at & 0xfff) as usize / 8;
+    let [low, high] = [index, index + 1].map(|i| u128::from(words[i].load(Ordering::Acquire)));
+    low | high << 64
+}
+
+impl Mmio for FakeUnit<'_> {
+    fn read32(&self, offset: usize) -> u32 {
+        panic!("read32 at {offset:#x}")
+    }
+
+    fn write32(&self, offset: usize, _: u32) {
+        panic!("write32 at {offset:#x}")
+    }
+
+    fn read64(&self, offset: usize) -> u64 {
+        let state = self.state();
+        match offset {
+            CONTROL => state.control.bits(),
+            STATUS => state.status().bits(),
+            FEATURES => state.features.bits(),
+            COMMAND_HEAD => state.queue_head,
+            EVENT_TAIL => state.log_tail,
+            _ => panic!("read64 at {offset:#x}"),
+        }
+    }
+
+    fn write64(&self, offset: usize, value: u64) {
+        let mut state = self.state();
+        let is_on = |what| state.control.contains(what);
+        match offset {
+            CONTROL => {
+                state.control = Control::from_bits_retain(value);
+                let control = state.control;
+                state.controls.push(control);
+                if !control.contains(Control::COMMANDS) {
+                    state.halted = false;
+                }
+            }
+            STATUS => state.status &= !Status::from_bits_truncate(value),
+            EXCLUSION_BASE => state.exclusion = value,
+            DEVICE_TABLE => {
+                assert!(!is_on(Control::ENABLE), "the table moves under the unit");
+                state.device_table = value;
+            }
+            COMMAND_BUFFER | COMMAND_HEAD => {
+                assert!(!is_on(Control::COMMANDS), "the buffer moves under the unit");
+                match offset {
+                    COMMAND_HEAD => state.queue_head = value,
+                    _ => state.queue = Buffer::decode(value),
+                }
+            }
+            EVENT_LOG => {
+                assert!(!is_on(Control::EVENT_LOG), "the log moves under the unit");
+                state.log = Buffer::decode(value);
+            }
+            EVENT_HEAD => state.log_head = value,
+            EVENT_TAIL => state.log_tail = value,
+            COMMAND_TAIL => {
+                state.queue_tail = value;
+                drop(state);
+                self.run_queue();
+            }
+            _ => panic!("write64 at {offset:#x}"),
+        }
+    }
+}

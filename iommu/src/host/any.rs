@@ -1,0 +1,84 @@
+//! Whatever unit the machine has.
+
+use super::amdvi::AmdUnit;
+use super::vtd::VtdUnit;
+use crate::dirty_mode::DirtyHardware;
+use crate::tables::AnyFormat;
+use crate::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
+use hv_core::Hpa;
+use hv_core::memory::PhysMemory;
+use hv_core::mmio::Mmio;
+
+/// A running unit of either vendor, chosen when the machine is known.
+pub enum AnyUnit<R, M> {
+    /// Intel VT-d.
+    Vtd(VtdUnit<R, M>),
+    /// AMD-Vi.
+    AmdVi(AmdUnit<R, M>),
+}
+
+impl<R, M> AnyUnit<R, M> {
+    /// The format of the tables that it walks.
+    pub fn format(&self) -> AnyFormat {
+        match self {
+            Self::Vtd(_) => AnyFormat::VtdSecondStage,
+            Self::AmdVi(_) => AnyFormat::AmdV1,
+        }
+    }
+
+    /// The name of its kind.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Vtd(_) => "VT-d",
+            Self::AmdVi(_) => "AMD-Vi",
+        }
+    }
+}
+
+/// Evaluates an expression with `$unit` as the unit there is.
+macro_rules! with {
+    ($any:expr, $unit:ident => $what:expr) => {
+        match $any {
+            AnyUnit::Vtd($unit) => $what,
+            AnyUnit::AmdVi($unit) => $what,
+        }
+    };
+}
+
+impl<R: Mmio, M: PhysMemory> HostUnit for AnyUnit<R, M> {
+    fn levels(&self) -> u8 {
+        with!(self, unit => unit.levels())
+    }
+
+    fn has_large_leaves(&self) -> bool {
+        with!(self, unit => unit.has_large_leaves())
+    }
+
+    fn caches_absent(&self) -> bool {
+        with!(self, unit => unit.caches_absent())
+    }
+
+    fn dirty_hardware(&self) -> DirtyHardware {
+        with!(self, unit => unit.dirty_hardware())
+    }
+
+    fn attach(&mut self, device: SourceId, domain: DomainId, root: Hpa) -> Result<(), UnitError> {
+        with!(self, unit => unit.attach(device, domain, root))
+    }
+
+    fn block(&mut self, device: SourceId) -> Result<(), UnitError> {
+        with!(self, unit => unit.block(device))
+    }
+
+    fn invalidate(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError> {
+        with!(self, unit => unit.invalidate(domain, scope))
+    }
+
+    fn reports_faults(&self) -> bool {
+        with!(self, unit => unit.reports_faults())
+    }
+
+    fn take_fault(&mut self) -> Option<DmaFault> {
+        with!(self, unit => unit.take_fault())
+    }
+}

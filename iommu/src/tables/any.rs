@@ -1,0 +1,67 @@
+//! The format of whatever unit the machine has.
+
+use super::{AmdV1, Entry, EntryFormat, Leaf, VtdSecondStage};
+use hv_core::Hpa;
+
+/// One of the formats, chosen when the machine is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AnyFormat {
+    /// Second-stage tables of VT-d.
+    VtdSecondStage,
+    /// Version 1 tables of AMD-Vi.
+    AmdV1,
+}
+
+/// Evaluates an expression with `$format` as the format chosen.
+macro_rules! with {
+    ($any:expr, $format:ident => $what:expr) => {
+        match $any {
+            AnyFormat::VtdSecondStage => {
+                let $format = VtdSecondStage;
+                $what
+            }
+            AnyFormat::AmdV1 => {
+                let $format = AmdV1;
+                $what
+            }
+        }
+    };
+}
+
+impl EntryFormat for AnyFormat {
+    fn leaf(self, level: u8, leaf: Leaf) -> u64 {
+        with!(self, format => format.leaf(level, leaf))
+    }
+
+    fn table(self, level: u8, table: Hpa, live: u64) -> u64 {
+        with!(self, format => format.table(level, table, live))
+    }
+
+    fn decode(self, level: u8, entry: u64) -> Entry {
+        with!(self, format => format.decode(level, entry))
+    }
+
+    fn with_live(self, entry: u64, live: u64) -> u64 {
+        with!(self, format => format.with_live(entry, live))
+    }
+
+    fn is_attached(self, entry: u64) -> bool {
+        with!(self, format => format.is_attached(entry))
+    }
+
+    fn revoked(self) -> u64 {
+        with!(self, format => format.revoked())
+    }
+
+    fn accessed(self) -> u64 {
+        with!(self, format => format.accessed())
+    }
+
+    fn dirty(self) -> u64 {
+        with!(self, format => format.dirty())
+    }
+
+    fn harvested(self) -> u64 {
+        with!(self, format => format.harvested())
+    }
+}
