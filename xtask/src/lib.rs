@@ -8,8 +8,10 @@
 //!  qemu          -> the emulator      events, ledger -> what they said (observation)
 //!                                     verdict -> whether that is a success
 //!                                     report  -> the table and the JSON
+//!  bench         -> what operations cost, here and on Linux
 //! ```
 
+pub mod bench;
 pub mod events;
 pub mod image;
 pub mod images;
