@@ -16,6 +16,8 @@ pub enum Image {
     Pc,
     /// The test guest.
     Guest,
+    /// The benchmark of the IOMMU layer.
+    Bench,
 }
 
 impl Image {
@@ -23,6 +25,7 @@ impl Image {
         match self {
             Self::Pc => "strandline-pc",
             Self::Guest => "ledger-guest",
+            Self::Bench => "strandline-bench",
         }
     }
 }

@@ -9,8 +9,10 @@
 //!                                     verdict -> whether that is a success
 //!                                     report  -> the table and the JSON
 //!  linux         -> a stock kernel as the guest
+//!  bench         -> what operations cost, here and on Linux
 //! ```
 
+pub mod bench;
 pub mod events;
 pub mod image;
 pub mod images;

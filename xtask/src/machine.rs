@@ -223,14 +223,14 @@ fn exit(status: ExitStatus) -> Exit {
 }
 
 #[allow(unsafe_code)]
-mod die_with_parent {
+pub(crate) mod die_with_parent {
     use rustix::process::{Signal, set_parent_process_death_signal};
     use std::os::unix::process::CommandExt;
     use std::process::Command;
 
     /// Has the kernel kill the process when the thread that starts it ends, however
     /// that comes about: a panic or Ctrl-C runs no destructor.
-    pub(super) fn arrange(command: &mut Command) {
+    pub(crate) fn arrange(command: &mut Command) {
         // SAFETY: between fork and exec the closure makes one system call, which is
         // async-signal-safe, and touches no memory of the parent.
         unsafe {

@@ -18,6 +18,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(Box<command::run::Args>),
+    Bench(command::bench::Args),
     Build(command::build::Args),
     Test(command::test::Args),
     Fuzz(command::fuzz::Args),
@@ -28,6 +29,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => command::run::run(&args),
+        Command::Bench(args) => command::bench::run(&args),
         Command::Build(args) => command::build::run(&args),
         Command::Test(args) => command::test::run(&args),
         Command::Fuzz(args) => command::fuzz::run(&args),

@@ -1,6 +1,9 @@
 //! Machines and command lines that cannot do: the image says what is missing and
 //! ends, and nothing was started.
 
+// A test may panic, in its helpers too.
+#![allow(clippy::expect_used)]
+
 use std::process::Command;
 use xtask::images::Images;
 use xtask::qemu;

@@ -31,6 +31,7 @@ fn image_clippy() -> Command {
     clippy.env_remove("CARGO_ENCODED_RUSTFLAGS");
     clippy.args(["clippy", "--release", "--config", "boards/image.toml"]);
     clippy.args(["--package", "strandline-pc", "--package", "ledger-guest"]);
+    clippy.args(["--package", "strandline-bench"]);
     clippy.arg("--target-dir");
     clippy.arg(workspace::target_dir().join("image"));
     clippy.args(["--", "-D", "warnings"]);

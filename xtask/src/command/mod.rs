@@ -1,5 +1,6 @@
 //! The subcommands, one module each.
 
+pub(crate) mod bench;
 pub(crate) mod build;
 pub(crate) mod fuzz;
 pub(crate) mod lint;

@@ -1,0 +1,56 @@
+//! What the same operations cost on Strandline and on Linux VFIO type1.
+//!
+//! ```text
+//!  linux, initramfs -> a kernel and its one process     \
+//!                                                        machine -> records -> table
+//!  image            -> the benchmark image              /
+//! ```
+//!
+//! Both run in the same emulator with the same processor model, one after the
+//! other, under `-icount shift=0`: what is counted are the machine's instructions,
+//! and a run repeats exactly where no timer interrupt falls into an operation.
+
+mod initramfs;
+mod linux;
+mod machine;
+mod record;
+mod table;
+
+pub use record::Record;
+pub use table::{Comparison, Row, Target};
+
+use crate::image::{self, Image};
+use crate::qemu;
+use anyhow::Result;
+use machine::Boot;
+
+/// Measures Strandline.
+///
+/// # Errors
+/// The image cannot be built or run, or it failed; the message has its log.
+pub fn strandline() -> Result<Vec<Record>> {
+    let boot = Boot {
+        name: "strandline",
+        kernel: image::build(Image::Bench, &[])?,
+        initrd: None,
+        options: "",
+        memory_mib: 512,
+    };
+    boot.records(&qemu::find()?)
+}
+
+/// Measures Linux, and says which one.
+///
+/// # Errors
+/// The kernel cannot be had, or the run failed; the message has its log.
+pub fn linux() -> Result<(String, Vec<Record>)> {
+    let kernel = linux::fetch()?;
+    let boot = Boot {
+        name: "linux",
+        kernel: kernel.image(),
+        initrd: Some(kernel.initramfs()?),
+        options: linux::OPTIONS,
+        memory_mib: 1024,
+    };
+    Ok((kernel.version, boot.records(&qemu::find()?)?))
+}
