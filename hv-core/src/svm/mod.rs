@@ -224,7 +224,7 @@ fn store(vmcb: &Vmcb, state: &mut VcpuState) {
     let (control, save) = (&vmcb.control, &vmcb.save);
     state.cr8 = control.vintr & vintr::TPR;
     state.interrupt_shadow = (control.interrupt_shadow & 1) as u8;
-    state.pending = decode_event(control.exit_int_info);
+    state.pending = undelivered_event(vmcb, state);
 
     state.es = save.es;
     state.cs = save.cs;
@@ -273,6 +273,22 @@ fn encode_event(event: &Pending) -> u64 {
         .error_code()
         .map_or(0, |code| EVENT_HAS_CODE | u64::from(code) << 32);
     EVENT_VALID | code | kind << 8 | u64::from(event.vector())
+}
+
+/// The event whose delivery the exit interrupted. `before` is the state at entry.
+///
+/// Two exits can come before an event is delivered: a nested fault on the stack or
+/// the tables it needs, and one that came before the guest did anything. Any other
+/// exit is one of a guest that moved on, so its event was delivered; QEMU 10.0.2
+/// has been seen to stand still with a handler's frame overwritten by what only a
+/// second delivery of the same interrupt explains.
+fn undelivered_event(vmcb: &Vmcb, before: &VcpuState) -> Pending {
+    let (control, save) = (&vmcb.control, &vmcb.save);
+    let has_moved = (save.rip, save.rsp) != (before.rip, before.gpr[RSP]);
+    if has_moved && control.exit_code != exit_code::NPF {
+        return Pending::NONE;
+    }
+    decode_event(control.exit_int_info)
 }
 
 /// EXITINTINFO, same layout. An event that an instruction of the guest raised (INT

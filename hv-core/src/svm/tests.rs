@@ -128,3 +128,19 @@ fn nested_faults_tell_fetches_walks_and_writes_apart() {
         assert_eq!(fault(&vmcb), expected);
     }
 }
+
+#[test]
+fn an_event_is_repeated_only_if_the_guest_has_not_moved_or_faulted_in_delivery() {
+    let mut vmcb = block();
+    let before = VcpuState::pvh(0x20_0000, 0x1000);
+    let event = Pending::interrupt(0x41);
+    vmcb.control.exit_int_info = encode_event(&event);
+    vmcb.save.rip = before.rip;
+    vmcb.save.rsp = before.gpr[RSP];
+    vmcb.control.exit_code = exit_code::INTR;
+    assert_eq!(undelivered_event(&vmcb, &before), event);
+    vmcb.save.rip += 9;
+    assert_eq!(undelivered_event(&vmcb, &before), Pending::NONE);
+    vmcb.control.exit_code = exit_code::NPF;
+    assert_eq!(undelivered_event(&vmcb, &before), event);
+}

@@ -79,7 +79,7 @@ fn a_machine_without_an_iommu_is_refused() {
             iommu: false,
             ..WHOLE
         },
-        "no VT-d DMA remapping unit",
+        "no DMA remapping unit",
     );
 }
 
