@@ -25,11 +25,9 @@ pub struct Moved {
 
 /// Runs it to its end. The images are built once per test process.
 ///
-/// About one machine in fifty stands still under QEMU's `-icount`: the emulator's
-/// CPU goes round and round in one VMRUN right behind the guest's end-of-interrupt
-/// write. The cause is not known (see the README). A run that was cut off by the
-/// time limit is therefore made once more, and says so; whatever hangs by itself
-/// hangs both times.
+/// About one machine in fifty used to stand still under QEMU (see the README). A run
+/// that was cut off by the time limit is therefore made once more, and says so;
+/// whatever hangs by itself hangs both times.
 ///
 /// # Panics
 /// The run could not take place.
