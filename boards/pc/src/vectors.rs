@@ -4,3 +4,5 @@
 pub const TICK: u8 = 0x40;
 /// The passthrough device's message-signalled interrupt.
 pub const DEVICE: u8 = 0x41;
+/// Another CPU has left the guest, or is to.
+pub const PROCESSOR: u8 = 0x42;

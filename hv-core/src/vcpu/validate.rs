@@ -77,7 +77,7 @@ impl VcpuState {
         legal(self.pending.is_valid(), "the pending event")?;
         legal(self.cpl < 4, "CPL")?;
         legal(self.interrupt_shadow < 2, "the interrupt shadow")?;
-        legal(self.halted < 2, "the halt state")?;
+        legal(self.halted <= Self::WAITS_FOR_STARTUP, "the halt state")?;
         legal(self.reserved == [0; 5], "the reserved bytes")?;
         let segments = [self.es, self.cs, self.ss, self.ds, self.fs, self.gs];
         let packed = |segment: &Segment| segment.attributes >> 12 == 0;

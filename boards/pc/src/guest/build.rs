@@ -1,16 +1,18 @@
 //! Putting a guest together.
 
 use super::device::Handover;
+use super::exits::ExitReport;
 use super::unit::{self, Remapper};
-use super::{DEVICE_BAR, DEVICE_NUMBER, Guest, VIOMMU};
+use super::{DEVICE_BAR, DEVICE_NUMBER, Guest, Part, VIOMMU};
 use crate::host::Host;
+use crate::worker::Worker;
 use hv_core::boot::{self, BootError, Payload};
 use hv_core::device::edu::Edu;
 use hv_core::memory::{AddSlotError, FramePool, GuestMemory, Slot};
 use hv_core::npt::{NestedTables, NptError};
 use hv_core::platform::Platform;
 use hv_core::platform::pci::{AddFunctionError, PassthroughFunction, PciBus};
-use hv_core::svm::{SvmError, SvmVcpu};
+use hv_core::svm::{IdleVcpu, SvmError};
 use hv_core::vcpu::VcpuState;
 use hv_core::vm::Vm;
 use hv_core::{Gfn, Gpa, Hpa, PAGE_SHIFT, PAGE_SIZE};
@@ -77,12 +79,15 @@ pub enum BuildError {
     /// The buffer for the device's state.
     #[error("out of memory for the device's staging page")]
     Staging,
+    /// The machine's other CPU has a guest already.
+    #[error("the machine's other CPU is taken")]
+    NoWorker,
 }
 
 /// The memory a guest is made of.
 pub struct Resources<'m> {
     /// All of the host memory below, by frame.
-    pub frames: &'m IdentityMemory,
+    pub frames: &'static IdentityMemory,
     /// The guest's memory, with its one slot and dirty log.
     pub memory: &'m GuestMemory<'m, IdentityMemory>,
     /// For nested page tables.
@@ -93,6 +98,9 @@ pub struct Resources<'m> {
     pub vcpu: PhysRange,
     /// One counter a guest page.
     pub pins: &'m mut [u32],
+    /// The APIC id of the CPU that runs [`crate::worker::main`], if the guest is to
+    /// have a second CPU.
+    pub worker: Option<u32>,
 }
 
 impl<'m> Guest<'m> {
@@ -129,7 +137,16 @@ impl<'m> Guest<'m> {
             bar.bytes,
         )?;
         let mut vcpu_frames = pool(resources.vcpu);
-        let vcpu = SvmVcpu::new(frames, &mut vcpu_frames, tables.root())?;
+        let vcpu = IdleVcpu::prepare(frames, &mut vcpu_frames, tables.root())?.occupy_this_cpu();
+        let worker = match resources.worker {
+            None => None,
+            Some(id) => {
+                let vcpu = IdleVcpu::prepare(frames, &mut vcpu_frames, tables.root())?;
+                let worker = Worker::hire(&host.apic, id, vcpu);
+                Some(worker.ok_or(BuildError::NoWorker)?)
+            }
+        };
+        let cpus = if worker.is_some() { 2 } else { 1 };
         let staging = vcpu_frames.take(frames).ok_or(BuildError::Staging)?;
 
         let mut viommu = VtdUnit::new(&VtdConfig {
@@ -149,6 +166,7 @@ impl<'m> Guest<'m> {
             |leaf, subleaf| cpuid!(leaf, subleaf),
             pci,
             host.rates.tsc_hz,
+            cpus,
         );
         Ok(Self {
             memory,
@@ -166,6 +184,9 @@ impl<'m> Guest<'m> {
                 state: None,
             },
             console: Serial::open(Port::Com3),
+            worker,
+            sections: Part::all(cpus).map(Part::section).collect(),
+            exits: ExitReport::new(host.clock),
             faults: 0,
             paused: payload.is_none(),
         })

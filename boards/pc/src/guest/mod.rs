@@ -11,10 +11,14 @@
 //!                PciChanged:  route the device's interrupt, let it do DMA or not
 //!                Halted:      nothing to do for the guest
 //! ```
+//!
+//! A second CPU of the guest is served before, in the same way ([`others`]).
 
 mod build;
 mod destination;
 mod device;
+mod exits;
+mod others;
 mod source;
 mod unit;
 
@@ -24,7 +28,9 @@ pub use unit::UNIT_FRAMES;
 use crate::events;
 use crate::host::Device;
 use crate::vectors;
+use crate::worker::Worker;
 use device::Handover;
+use exits::ExitReport;
 use hv_core::memory::GuestMemory;
 use hv_core::svm::SvmVcpu;
 use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Vm};
@@ -36,7 +42,7 @@ use iommu::unit::{DmaFault, SourceId};
 use iommu::viommu::vtd::{VtdUnit, WINDOW};
 use iommu::viommu::{Service, Viommu};
 use log::info;
-use migration::stream::{SectionId, SectionInfo};
+use migration::stream::{MAX_SECTIONS, SectionId, SectionInfo};
 use strandline_rt::interrupts::VectorSet;
 use strandline_rt::pci::ConfigPorts;
 use strandline_rt::physical::IdentityMemory;
@@ -59,18 +65,39 @@ const NAMED_FAULTS: u64 = 16;
 /// The guest status that means content: what `strandline_rt::debug_exit` writes.
 const CONTENT: u32 = 0x10;
 
-/// What goes across beside memory, in this order.
-const SECTIONS: [SectionInfo; 3] = [
-    section(1, 2),
-    section(2, iommu::viommu::vtd::STATE_VERSION as u16),
-    section(3, 1),
-];
+/// What goes across beside memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    /// A CPU, by its number.
+    Cpu(usize),
+    /// The platform that the CPUs share.
+    Platform,
+    /// The vIOMMU.
+    Viommu,
+    /// The passthrough device.
+    Device,
+}
 
-const fn section(id: u16, version: u16) -> SectionInfo {
-    SectionInfo {
-        id: SectionId(id),
-        version,
-        instance: 0,
+impl Part {
+    /// How the stream names it.
+    const fn section(self) -> SectionInfo {
+        let (id, version, instance) = match self {
+            Self::Cpu(number) => (1, 3, number as u16),
+            Self::Platform => (4, 1, 0),
+            Self::Viommu => (2, iommu::viommu::vtd::STATE_VERSION as u16, 0),
+            Self::Device => (3, 1, 0),
+        };
+        SectionInfo {
+            id: SectionId(id),
+            version,
+            instance,
+        }
+    }
+
+    /// The parts of a guest with so many CPUs, in the order in which they go.
+    fn all(cpus: usize) -> impl Iterator<Item = Self> {
+        let shared = [Self::Platform, Self::Viommu, Self::Device];
+        (0..cpus).map(Self::Cpu).chain(shared)
     }
 }
 
@@ -88,6 +115,11 @@ pub struct Guest<'m> {
     apic_id: u32,
     handover: Handover<'m>,
     console: Serial,
+    /// The physical CPU that the guest's second one is on.
+    worker: Option<Worker<'m>>,
+    /// How the stream names the guest's parts.
+    sections: heapless::Vec<SectionInfo, MAX_SECTIONS>,
+    exits: ExitReport,
     /// How many faults of the device were handed on.
     faults: u64,
     /// Not to be run: it is about to leave, or has not arrived yet.
@@ -128,6 +160,7 @@ impl Guest<'_> {
         // Bounded work, then the guest again: what it asked for completes when it
         // completes, and a guest that asks for too much waits for itself.
         self.serve_viommu()?;
+        self.serve_other()?;
         let mut registers = Registers(&mut self.viommu);
         let mut regions = [MmioRegion {
             gpa: VIOMMU,
@@ -139,6 +172,11 @@ impl Guest<'_> {
             mmio: &mut regions,
             console: &mut |byte| console.write_bytes(&[byte]),
         });
+        self.act(event)
+    }
+
+    /// Does what an event asks for.
+    fn act(&mut self, event: Event) -> Result<Turn, GuestEnd> {
         match event {
             Event::Interrupted => Ok(Turn::Interrupted),
             Event::MmioDone => {
@@ -150,7 +188,7 @@ impl Guest<'_> {
                 Ok(Turn::Ran)
             }
             Event::Halted if self.viommu.is_idle() => Ok(Turn::Idle),
-            Event::Halted => Ok(Turn::Ran),
+            Event::Halted | Event::OtherCpu => Ok(Turn::Ran),
             Event::GuestExit(CONTENT) => Err(GuestEnd::Exit(0)),
             Event::GuestExit(status) => Err(GuestEnd::Exit(status)),
             Event::Fatal(error) => Err(error.into()),
@@ -164,6 +202,7 @@ impl Guest<'_> {
     /// like any other, and the guest may look for the fault when it hears.
     pub fn take_interrupts(&mut self, vectors: VectorSet) {
         self.hand_on_faults();
+        self.exits.update(self.vm.exits());
         if vectors.contains(vectors::DEVICE)
             && let Some(msi) = self.vm.platform().pci.msi(0)
         {
