@@ -253,6 +253,7 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
         let own = &mut self.cpus[cpu];
         own.is_called = false;
         own.state.cr8 = class;
+        own.state.withdraw_features();
         // An interrupt that is given first leaves no room for a window.
         own.watches_window = interrupt_window && !own.state.pending.is_interrupt();
         Some(Entry {
