@@ -1,6 +1,6 @@
 //! The guest as migration's destination sees it: empty until it arrives.
 
-use super::{Guest, Part, VIOMMU_BUDGET};
+use super::{Guest, Part, VIOMMU_BUDGET, get};
 use crate::events;
 use hv_core::Gfn;
 use hv_core::memory::Frame;
@@ -12,7 +12,6 @@ use log::error;
 use migration::VmError;
 use migration::destination::DestinationVm;
 use migration::stream::{Config, Refusal, SectionInfo};
-use zerocopy::FromBytes;
 
 impl DestinationVm for Guest<'_> {
     fn prepare(&mut self, config: &Config) -> Result<(), Refusal> {
@@ -42,7 +41,8 @@ impl DestinationVm for Guest<'_> {
     }
 
     fn load(&mut self, info: SectionInfo, bytes: &[u8]) -> Result<(), VmError> {
-        let part = Part::all(self.vm.cpu_count()).find(|part| part.section() == info);
+        let position = self.sections.iter().position(|known| *known == info);
+        let part = position.and_then(|at| Part::all(self.vm.cpu_count()).nth(at));
         match part.ok_or(VmError("there is no such section"))? {
             Part::Cpu(number) => {
                 let state = get::<CpuState>(bytes)?;
@@ -59,10 +59,7 @@ impl DestinationVm for Guest<'_> {
                     VmError("the vIOMMU's state is refused")
                 })
             }
-            Part::Device => {
-                self.handover.state = Some(get(bytes)?);
-                Ok(())
-            }
+            Part::Device => self.load_device(bytes),
         }
     }
 
@@ -94,10 +91,6 @@ impl DestinationVm for Guest<'_> {
     fn discard(&mut self) {
         self.paused = true;
     }
-}
-
-fn get<T: FromBytes>(bytes: &[u8]) -> Result<T, VmError> {
-    T::read_from_bytes(bytes).map_err(|_| VmError("a section has the wrong length"))
 }
 
 fn refused(error: RestoreError) -> VmError {

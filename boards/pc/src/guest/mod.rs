@@ -26,11 +26,10 @@ pub use build::{BuildError, Resources, add_memory};
 pub use unit::UNIT_FRAMES;
 
 use crate::events;
-use crate::host::Device;
-use crate::vectors;
 use crate::worker::Worker;
-use device::Handover;
+use device::Assigned;
 use exits::ExitReport;
+use heapless::Vec;
 use hv_core::memory::GuestMemory;
 use hv_core::svm::SvmVcpu;
 use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Vm};
@@ -38,22 +37,19 @@ use hv_core::{Gpa, platform};
 use iommu::Iommu;
 use iommu::space::SpaceError;
 use iommu::tables::AnyFormat;
-use iommu::unit::{DmaFault, SourceId};
-use iommu::viommu::vtd::{VtdUnit, WINDOW};
+use iommu::unit::DmaFault;
+use iommu::viommu::vtd::{STATE_VERSION, VtdUnit, WINDOW};
 use iommu::viommu::{Service, Viommu};
 use log::info;
+use migration::VmError;
 use migration::stream::{MAX_SECTIONS, SectionId, SectionInfo};
 use strandline_rt::interrupts::VectorSet;
-use strandline_rt::pci::ConfigPorts;
 use strandline_rt::physical::IdentityMemory;
 use strandline_rt::serial::Serial;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Where the guest finds its IOMMU.
 pub const VIOMMU: Gpa = Gpa::new(0xfed9_0000);
-/// Where the guest finds its device's registers.
-const DEVICE_BAR: u32 = 0xe000_0000;
-/// The device's number on the guest's PCI bus.
-const DEVICE_NUMBER: u8 = 3;
 /// What the vIOMMU may do in one turn, in its own steps: bounds the time a guest
 /// can hold up the host with one register write.
 const VIOMMU_BUDGET: u32 = 64;
@@ -80,17 +76,15 @@ enum Part {
 
 impl Part {
     /// How the stream names it.
-    const fn section(self) -> SectionInfo {
-        let (id, version, instance) = match self {
-            Self::Cpu(number) => (1, 3, number as u16),
-            Self::Platform => (4, 1, 0),
-            Self::Viommu => (2, iommu::viommu::vtd::STATE_VERSION as u16, 0),
-            Self::Device => (3, 1, 0),
-        };
-        SectionInfo {
-            id: SectionId(id),
-            version,
-            instance,
+    fn section(self, device: &Assigned<'_>) -> SectionInfo {
+        match self {
+            Self::Cpu(number) => SectionInfo {
+                instance: number as u16,
+                ..section(1, 4)
+            },
+            Self::Platform => section(4, 1),
+            Self::Viommu => section(2, STATE_VERSION as u16),
+            Self::Device => device.section(),
         }
     }
 
@@ -101,24 +95,29 @@ impl Part {
     }
 }
 
+const fn section(id: u16, version: u16) -> SectionInfo {
+    SectionInfo {
+        id: SectionId(id),
+        version,
+        instance: 0,
+    }
+}
+
+type Machine<'m> = Vm<'m, IdentityMemory, SvmVcpu<'m>>;
 type Dma<'m> = Iommu<'m, IdentityMemory, unit::HostUnit<'m>, AnyFormat>;
 
 /// The guest and everything that is the guest's.
 pub struct Guest<'m> {
     memory: &'m GuestMemory<'m, IdentityMemory>,
-    vm: Vm<'m, IdentityMemory, SvmVcpu<'m>>,
+    vm: Machine<'m>,
     dma: Dma<'m>,
     viommu: VtdUnit,
-    device: Device,
-    source_id: SourceId,
-    config: &'m ConfigPorts,
-    apic_id: u32,
-    handover: Handover<'m>,
+    device: Assigned<'m>,
     console: Serial,
     /// The physical CPU that the guest's second one is on.
     worker: Option<Worker<'m>>,
     /// How the stream names the guest's parts.
-    sections: heapless::Vec<SectionInfo, MAX_SECTIONS>,
+    sections: Vec<SectionInfo, MAX_SECTIONS>,
     exits: ExitReport,
     /// How many faults of the device were handed on.
     faults: u64,
@@ -151,7 +150,7 @@ pub enum GuestEnd {
     Dma(#[from] SpaceError),
 }
 
-impl Guest<'_> {
+impl<'m> Guest<'m> {
     /// Lets the guest run until something happened, and does what that asks for.
     pub fn advance(&mut self) -> Result<Turn, GuestEnd> {
         if self.paused {
@@ -161,17 +160,7 @@ impl Guest<'_> {
         // completes, and a guest that asks for too much waits for itself.
         self.serve_viommu()?;
         self.serve_other()?;
-        let mut registers = Registers(&mut self.viommu);
-        let mut regions = [MmioRegion {
-            gpa: VIOMMU,
-            bytes: WINDOW,
-            device: &mut registers,
-        }];
-        let console = &mut self.console;
-        let event = self.vm.run(&mut Outside {
-            mmio: &mut regions,
-            console: &mut |byte| console.write_bytes(&[byte]),
-        });
+        let event = self.with_bus(|vm, outside| vm.run(outside));
         self.act(event)
     }
 
@@ -180,6 +169,7 @@ impl Guest<'_> {
         match event {
             Event::Interrupted => Ok(Turn::Interrupted),
             Event::MmioDone => {
+                self.device.serve();
                 self.serve_viommu()?;
                 Ok(Turn::Ran)
             }
@@ -195,6 +185,32 @@ impl Guest<'_> {
         }
     }
 
+    /// Lends the virtual machine all registers on the guest's bus, and its console.
+    fn with_bus<T>(&mut self, act: impl FnOnce(&mut Machine<'m>, &mut Outside<'_, '_>) -> T) -> T {
+        let bar = self.vm.platform().pci.window(0);
+        let mut registers = Registers(&mut self.viommu);
+        let mut regions = Vec::<_, 2>::new();
+        let viommu = MmioRegion {
+            gpa: VIOMMU,
+            bytes: WINDOW,
+            device: &mut registers,
+        };
+        // The first that contains an address has it; there is room for two.
+        let _ = regions.push(viommu);
+        let _ = self
+            .device
+            .trapped_registers(bar)
+            .map(|it| regions.push(it));
+        let console = &mut self.console;
+        act(
+            &mut self.vm,
+            &mut Outside {
+                mmio: &mut regions,
+                console: &mut |byte| console.write_bytes(&[byte]),
+            },
+        )
+    }
+
     /// Hands on what host interrupts brought. To be called with every set of
     /// vectors that was taken.
     ///
@@ -203,11 +219,7 @@ impl Guest<'_> {
     pub fn take_interrupts(&mut self, vectors: VectorSet) {
         self.hand_on_faults();
         self.exits.update(self.vm.exits());
-        if vectors.contains(vectors::DEVICE)
-            && let Some(msi) = self.vm.platform().pci.msi(0)
-        {
-            self.vm.inject_msi(msi);
-        }
+        self.signal_device(vectors);
     }
 
     fn serve_viommu(&mut self) -> Result<(), SpaceError> {
@@ -272,4 +284,19 @@ impl MmioDevice for Registers<'_> {
     fn write(&mut self, offset: u64, width: u8, value: u64) {
         Viommu::write(self.0, offset, width, value);
     }
+}
+
+/// Writes state to the front of a section's place, and returns how long it is.
+fn put(state: &(impl IntoBytes + Immutable), to: &mut [u8]) -> Result<usize, VmError> {
+    let bytes = state.as_bytes();
+    let place = to
+        .get_mut(..bytes.len())
+        .ok_or(VmError("a section is too large"))?;
+    place.copy_from_slice(bytes);
+    Ok(bytes.len())
+}
+
+/// Reads the state in a section.
+fn get<T: FromBytes>(bytes: &[u8]) -> Result<T, VmError> {
+    T::read_from_bytes(bytes).map_err(|_| VmError("a section has the wrong length"))
 }

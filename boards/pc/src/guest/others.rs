@@ -1,8 +1,6 @@
 //! The guest's CPU that is not on the boot CPU.
 
-use super::{Guest, GuestEnd, Registers, VIOMMU};
-use hv_core::vm::{MmioRegion, Outside};
-use iommu::viommu::vtd::WINDOW;
+use super::{Guest, GuestEnd};
 
 /// Its number. There is at most one.
 const CPU: usize = 1;
@@ -14,21 +12,7 @@ impl Guest<'_> {
             return Ok(());
         };
         if let Some(back) = worker.take() {
-            let mut registers = Registers(&mut self.viommu);
-            let mut regions = [MmioRegion {
-                gpa: VIOMMU,
-                bytes: WINDOW,
-                device: &mut registers,
-            }];
-            let console = &mut self.console;
-            let event = self.vm.returned(
-                CPU,
-                &back,
-                &mut Outside {
-                    mmio: &mut regions,
-                    console: &mut |byte| console.write_bytes(&[byte]),
-                },
-            );
+            let event = self.with_bus(|vm, outside| vm.returned(CPU, &back, outside));
             if let Some(event) = event {
                 self.act(event)?;
             }

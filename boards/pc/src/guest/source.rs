@@ -1,9 +1,8 @@
 //! The guest as migration's source sees it.
 
-use super::{Guest, Part};
+use super::{Guest, Part, put};
 use core::task::Poll;
 use hv_core::Gfn;
-use hv_core::device::edu;
 use hv_core::dirty::DirtyLog;
 use hv_core::memory::{Frame, Slot};
 use iommu::viommu::Viommu;
@@ -12,7 +11,6 @@ use migration::VmError;
 use migration::source::SourceVm;
 use migration::stream::SectionInfo;
 use strandline_rt::interrupts;
-use zerocopy::IntoBytes;
 
 impl SourceVm for Guest<'_> {
     fn slots(&self) -> &[Slot] {
@@ -70,7 +68,7 @@ impl SourceVm for Guest<'_> {
     }
 
     fn device_downtime_us(&self) -> u64 {
-        edu::STATE_TRANSFER_US
+        self.device.downtime_us()
     }
 
     fn pause(&mut self) {
@@ -80,10 +78,10 @@ impl SourceVm for Guest<'_> {
 
     fn quiesce(&mut self) -> Poll<Result<(), VmError>> {
         self.take_interrupts(interrupts::poll());
-        if self.rest_device() {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
+        match self.rest_device() {
+            Ok(true) => Poll::Ready(Ok(())),
+            Ok(false) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
         }
     }
 
@@ -100,7 +98,7 @@ impl SourceVm for Guest<'_> {
             Part::Cpu(number) => put(&self.vm.save_cpu(number), to),
             Part::Platform => put(&self.vm.save_platform(), to),
             Part::Viommu => put(&self.viommu.save(), to),
-            Part::Device => put(&self.save_device()?, to),
+            Part::Device => self.save_device(to),
         }
     }
 
@@ -111,13 +109,4 @@ impl SourceVm for Guest<'_> {
         self.route_device();
         self.paused = false;
     }
-}
-
-fn put(state: &(impl IntoBytes + zerocopy::Immutable), to: &mut [u8]) -> Result<usize, VmError> {
-    let bytes = state.as_bytes();
-    let place = to
-        .get_mut(..bytes.len())
-        .ok_or(VmError("a section is too large"))?;
-    place.copy_from_slice(bytes);
-    Ok(bytes.len())
 }
