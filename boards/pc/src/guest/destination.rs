@@ -86,8 +86,17 @@ impl DestinationVm for Guest<'_> {
         self.paused = false;
     }
 
+    /// The device first: it must not write what is about to be somebody else's.
     fn discard(&mut self) {
         self.paused = true;
+        self.release_device();
+        for slot in self.memory.slots() {
+            for index in 0..slot.frames {
+                if let Ok(frame) = self.memory.frame(Gfn::new(slot.gfn.number() + index)) {
+                    frame.clear();
+                }
+            }
+        }
     }
 }
 
