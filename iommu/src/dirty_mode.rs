@@ -4,7 +4,7 @@
 //! does: whole leaf tables are cut off at their parent, single leaves lose all
 //! rights at once, and the bits are read after the one drain. Which conduct of a
 //! unit that is safe with was found with a model of the hardware, in which every
-//! interleaving was tried (`tests/explorer.rs`): that is where the reasons of
+//! interleaving was tried (`tests/explorer`): that is where the reasons of
 //! [`DirtyReason`] come from.
 
 use crate::tables::EntryFormat;

@@ -58,8 +58,6 @@ fn main(boot: &'static BootInfo) -> ! {
             ("version", (&env!("CARGO_PKG_VERSION")).into()),
         ],
     );
-    // The role's own main loop takes over here with `machine`, `budget`, `options`
-    // and, as the source, the guest in `boot.module_bytes(0)`.
     match options.role {
         Role::None => self_check(&host),
         Role::Source | Role::Destination => host_guest(boot, &options, &host, budget),
@@ -118,7 +116,9 @@ fn host_guest(boot: &'static BootInfo, options: &Options<'_>, host: &Host, budge
         pins: budget.pin_tracker.into_counters(),
         worker: start_worker(boot, options, host),
     };
-    // SAFETY: the link's memory answers since discovery, and belongs to nobody else.
+    // SAFETY: the link's memory answers since discovery, and nothing else on this
+    // machine uses it. The other machine writes it at any time, which atomic words
+    // allow.
     let words = unsafe { shared_words(host.link.window) }
         .unwrap_or_else(|| refuse(&"the link's memory is not usable"));
 

@@ -167,7 +167,8 @@ impl MmioWindow {
     ///
     /// # Safety
     /// The range holds registers of one device and no memory, the device's DMA is
-    /// confined by whoever drives it, and nobody else has a window on it.
+    /// confined by whoever drives it, and nobody else uses them while the window is
+    /// used: a guest that has its own way to them does not run then.
     pub unsafe fn new(range: PhysRange) -> Option<Self> {
         (range.start >= PAGE_SIZE && range.end() <= MAPPED_BYTES).then_some(Self { range })
     }
