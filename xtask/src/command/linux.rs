@@ -11,8 +11,8 @@ use xtask::report::{Report, logs_of};
 use xtask::run::Run;
 use xtask::units::{Size, Span};
 
-/// Boot Debian's stock kernel as the guest and migrate it while it idles, or let it
-/// use an NVMe disk that is passed through.
+/// Boot Debian's stock kernel as the guest and migrate it while it uses an NVMe disk
+/// that is passed through.
 ///
 /// Kernel and busybox are fetched by apt-get into the target directory. Exits with 0
 /// only if init ran to its end on the destination, every block of the disk was read
@@ -37,14 +37,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     memory: Size,
     /// How long the guest runs before its migration starts, in the machine's time
-    #[arg(long, value_name = "TIME", default_value = "6s")]
+    #[arg(long, value_name = "TIME", default_value = "9s")]
     migrate_after: Span,
     /// Do not migrate: the guest ends where it booted
     #[arg(long, conflicts_with = "migrate_after")]
     stay: bool,
-    /// Give the guest an NVMe disk and load that; such a guest cannot be migrated yet
-    #[arg(long, requires = "stay")]
-    disk: bool,
     /// Give up after this time on the wall clock
     #[arg(long, value_name = "TIME", default_value = "240s")]
     timeout: Span,
@@ -60,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let never = Span::seconds(1_000_000);
     let run = Run {
         memory: args.memory,
-        disk: args.disk.then_some(DISK),
+        disk: Some(DISK),
         max_bandwidth: None,
         downtime_limit: None,
         migrate_after: Some(if args.stay { never } else { args.migrate_after }),
@@ -85,7 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         &console,
         Expect {
             migrates: !args.stay,
-            disk: args.disk,
+            disk: true,
         },
     );
     let report = Report {

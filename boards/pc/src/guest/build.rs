@@ -1,6 +1,6 @@
 //! Putting a guest together.
 
-use super::device::Assigned;
+use super::device::{Assigned, OWN_PAGES};
 use super::unit::{self, Remapper};
 use super::{Guest, VIOMMU, section};
 use crate::host::Host;
@@ -74,7 +74,7 @@ pub enum BuildError {
     #[error("registers at {0:#x} are beyond the identity map")]
     Window(u64),
     /// The buffer for the device's state.
-    #[error("out of memory for the device's staging page")]
+    #[error("out of memory for the pages that hand a device over")]
     Staging,
 }
 
@@ -88,7 +88,7 @@ pub struct Resources<'m> {
     pub nested_tables: PhysRange,
     /// For the remapping unit.
     pub iommu_tables: PhysRange,
-    /// For CPU control blocks and the device's staging page.
+    /// For CPU control blocks and the pages that hand a device over.
     pub vcpu: PhysRange,
     /// One counter a guest page.
     pub pins: &'m mut [u32],
@@ -122,8 +122,11 @@ impl<'m> Guest<'m> {
         }
         let mut vcpu_frames = pool(resources.vcpu);
         let vcpu = SvmVcpu::new(frames, &mut vcpu_frames, tables.root())?;
-        let staging = vcpu_frames.take(frames).ok_or(BuildError::Staging)?;
-        let device = Assigned::take(host, source_id, frames, staging)?;
+        let mut pages = [Hpa::new(0); OWN_PAGES];
+        for page in &mut pages {
+            *page = vcpu_frames.take(frames).ok_or(BuildError::Staging)?;
+        }
+        let device = Assigned::take(host, source_id, frames, pages)?;
         if let Some((at, range)) = device.mapped_registers() {
             let at = Gpa::new(at.into());
             tables.map_device(at, Hpa::new(range.start), range.bytes)?;

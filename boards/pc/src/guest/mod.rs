@@ -119,7 +119,7 @@ impl Guest<'_> {
         match self.enter() {
             Event::Interrupted => Ok(Turn::Interrupted),
             Event::MmioDone => {
-                self.device.serve();
+                self.serve_device();
                 self.serve_viommu()?;
                 Ok(Turn::Ran)
             }
