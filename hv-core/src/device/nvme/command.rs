@@ -30,11 +30,14 @@ pub(super) mod feature {
     pub(in super::super) const HOST_MEMORY: u8 = 0x0d;
     /// The time of day, for the controller's own log.
     pub(in super::super) const TIMESTAMP: u8 = 0x0e;
-    /// Its data is in memory.
+    /// What the host knows of, [`super::BEHAVIOR_BYTES`] in memory.
     pub(in super::super) const HOST_BEHAVIOR: u8 = 0x16;
     /// Its data is in memory.
     pub(in super::super) const HOST_IDENTIFIER: u8 = 0x81;
 }
+
+/// Bytes of the Host Behavior Support data structure (section 5.27.1.18).
+pub(super) const BEHAVIOR_BYTES: usize = 512;
 
 /// Flush, of the NVM command set: changes nothing that a guest could see.
 pub(super) const FLUSH: u8 = 0x00;

@@ -89,6 +89,8 @@ pub(super) struct Controller {
     /// Event requests that wait.
     pub(super) events: Vec<u16>,
     pub(super) features: Vec<[u32; 6]>,
+    /// Host Behavior Support, the beginning of it.
+    pub(super) behavior: [u64; 8],
     /// I/O commands carried out: queue and id.
     pub(super) done: Vec<(usize, u16)>,
     /// Commands are left where they are.
@@ -154,6 +156,7 @@ impl Controller {
         self.completion = Default::default();
         self.events.clear();
         self.features.clear();
+        self.behavior = [0; 8];
         if on {
             let base = |at| u64::from(self.register(at + 4)) << 32 | u64::from(self.register(at));
             let aqa = self.register(AQA);
@@ -200,6 +203,10 @@ impl Controller {
                 self.submission[id] = queue(command.data[0], size, target);
             }
             (0, admin::DELETE_SUBMISSION) => self.submission[id] = Queue::default(),
+            (0, admin::SET_FEATURES) if word10 == 0x16 => {
+                let behavior = self.behavior.as_mut_bytes();
+                assert!(self.memory.read(command.data[0], behavior));
+            }
             (0, admin::SET_FEATURES) => self.features.push(command.words),
             (0, admin::GET_FEATURES) => {}
             (0, admin::EVENT_REQUEST) => {

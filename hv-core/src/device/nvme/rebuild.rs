@@ -129,6 +129,9 @@ impl<R: Mmio> Builder<'_, R> {
         for feature in self.state.features() {
             self.command(&mut admin, feature.into(), relax)?;
         }
+        if self.state.has_behavior != 0 {
+            self.set_behavior(&mut admin, relax)?;
+        }
         for number in 1..MAX_QUEUES {
             if self.state.completion[number].exists() {
                 self.build_queues(&mut admin, number, relax)?;
@@ -150,6 +153,25 @@ impl<R: Mmio> Builder<'_, R> {
             .checked_sub(admin.seen)
             .ok_or(NvmeError::ImpossibleState)?;
         self.turn(&mut admin, harmless, left, relax)
+    }
+
+    /// The data of this feature is put where a ring will be.
+    fn set_behavior(
+        &self,
+        admin: &mut Pair<'_>,
+        relax: &mut dyn FnMut() -> bool,
+    ) -> Result<(), NvmeError> {
+        let ring = self.state.io_submission();
+        let ring = ring.ok_or(NvmeError::ImpossibleState)?;
+        self.scratch.pages[2].write_bytes(0, self.state.behavior.as_bytes());
+        let set = Command {
+            data: [ring.base, 0],
+            ..Command::new(
+                admin::SET_FEATURES,
+                [feature::HOST_BEHAVIOR.into(), 0, 0, 0, 0, 0],
+            )
+        };
+        self.command(admin, set, relax)
     }
 
     /// The admin queues, with the number of completions that brings both to where

@@ -4,7 +4,7 @@
 //! there are: they are read when the guest rings for them, and count once their
 //! completion is there.
 
-use super::command::{Command, Completion, admin, feature};
+use super::command::{BEHAVIOR_BYTES, Command, Completion, admin, feature};
 use super::state::{
     CompletionQueue, Feature, MAX_EVENTS, MAX_FEATURES, MAX_QUEUES, NvmeState, SubmissionQueue,
 };
@@ -24,6 +24,8 @@ enum Effect {
     DeleteSubmission(usize),
     DeleteCompletion(usize),
     Set(Feature),
+    /// The Host Behavior Support that was offered last.
+    SetBehavior,
     /// An event request, which waits for as long as there is no event.
     Event,
 }
@@ -36,15 +38,30 @@ struct Pending {
 }
 
 /// The shadow of a controller.
-#[derive(Default)]
 pub(super) struct Shadow {
     state: NvmeState,
     pending: Vec<Pending, MAX_PENDING>,
     /// The admin completion that comes next, and its phase.
     next: u32,
     next_phase: u32,
+    /// Host Behavior Support that the controller has not accepted yet.
+    offered_behavior: [u64; BEHAVIOR_BYTES / 8],
     /// Why this controller cannot be carried across, if it cannot.
     obstacle: Option<NvmeError>,
+}
+
+/// The shadow of a controller that was reset.
+impl Default for Shadow {
+    fn default() -> Self {
+        Self {
+            state: NvmeState::default(),
+            pending: Vec::new(),
+            next: 0,
+            next_phase: 0,
+            offered_behavior: [0; BEHAVIOR_BYTES / 8],
+            obstacle: None,
+        }
+    }
 }
 
 impl Shadow {
@@ -175,6 +192,10 @@ impl Shadow {
 
     /// The state of a controller at rest, but for its capabilities.
     pub(super) fn state(&self) -> Result<NvmeState, NvmeError> {
+        if self.state.has_behavior != 0 && self.state.io_submission().is_none() {
+            // There would be no place for its data while the other is rebuilt.
+            return Err(NvmeError::FeatureWithData(feature::HOST_BEHAVIOR));
+        }
         let mut state = self.state;
         let mut count = 0;
         for id in self.events() {
@@ -207,12 +228,12 @@ impl Shadow {
             if command.opcode == admin::DOORBELL_BUFFER && !dma.write(at, &[admin::NONE]) {
                 self.obstacle = Some(NvmeError::Unreadable);
             }
-            self.note(&command);
+            self.note(dma, &command);
             index = (index + 1) % queue.entries;
         }
     }
 
-    fn note(&mut self, command: &Command) {
+    fn note(&mut self, dma: &impl GuestDma, command: &Command) {
         let effect = match self.effect(command) {
             Ok(Some(effect)) => effect,
             Ok(None) => return,
@@ -221,6 +242,13 @@ impl Shadow {
                 return;
             }
         };
+        let mut behavior = [0; BEHAVIOR_BYTES / 8];
+        if effect == Effect::SetBehavior {
+            if !read_within_page(dma, command.data[0], behavior.as_mut_bytes()) {
+                self.obstacle = Some(NvmeError::FeatureWithData(feature::HOST_BEHAVIOR));
+            }
+            self.offered_behavior = behavior;
+        }
         let id = command.id;
         if self.pending.push(Pending { id, effect }).is_err() {
             self.obstacle = Some(NvmeError::TooMuch);
@@ -261,10 +289,10 @@ impl Shadow {
             admin::SET_FEATURES => match word10 as u8 {
                 // Lost on the way, and nobody suffers.
                 feature::AUTONOMOUS_POWER | feature::TIMESTAMP => return Ok(None),
-                feature::LBA_RANGE
-                | feature::HOST_MEMORY
-                | feature::HOST_BEHAVIOR
-                | feature::HOST_IDENTIFIER => return Err(NvmeError::FeatureWithData(word10 as u8)),
+                feature::LBA_RANGE | feature::HOST_MEMORY | feature::HOST_IDENTIFIER => {
+                    return Err(NvmeError::FeatureWithData(word10 as u8));
+                }
+                feature::HOST_BEHAVIOR => Effect::SetBehavior,
                 _ => Effect::Set(Feature {
                     namespace: command.namespace,
                     words: command.words,
@@ -318,6 +346,10 @@ impl Shadow {
                 }
             }
             Effect::Set(feature) => self.set_feature(feature),
+            Effect::SetBehavior => {
+                self.state.has_behavior = 1;
+                self.state.behavior = self.offered_behavior;
+            }
             Effect::DeleteSubmission(_) | Effect::DeleteCompletion(_) | Effect::Event => {}
         }
     }
@@ -373,4 +405,9 @@ fn entry(dma: &impl GuestDma, queue: &CompletionQueue, index: u32) -> Option<Com
         .checked_add(u64::from(index) * Completion::BYTES)?;
     let mut entry = Completion::default();
     dma.read(at, entry.as_mut_bytes()).then_some(entry)
+}
+
+/// Reads data that does not cross the end of a page.
+fn read_within_page(dma: &impl GuestDma, at: u64, to: &mut [u8]) -> bool {
+    at % PAGE_SIZE + to.len() as u64 <= PAGE_SIZE && dma.read(at, to)
 }

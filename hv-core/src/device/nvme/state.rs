@@ -1,10 +1,10 @@
 //! What has to be known of a controller to make another one the same.
 
 use super::NvmeError;
-use super::command::{Command, Completion, admin};
+use super::command::{BEHAVIOR_BYTES, Command, Completion, admin};
 use super::register::{capabilities, configuration};
 use crate::PAGE_SIZE;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// Queues of each kind: the admin queue, number 0, and as many for I/O as fit.
 pub const MAX_QUEUES: usize = 9;
@@ -71,9 +71,7 @@ pub struct Feature {
 }
 
 /// The state of a controller at rest, as it is sent.
-#[derive(
-    Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct NvmeState {
     /// CAP, to check that the controllers are alike.
@@ -92,8 +90,10 @@ pub struct NvmeState {
     pub features: [Feature; MAX_FEATURES],
     /// How many of `features` there are.
     pub feature_count: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 if `behavior` was set.
+    pub has_behavior: u32,
+    /// The Host Behavior Support feature.
+    pub behavior: [u64; BEHAVIOR_BYTES / 8],
 }
 
 /// A run of the device's address space, in whole pages, that a ring takes.
@@ -106,6 +106,13 @@ pub struct RingPages {
     /// Which scratch page stands in for all of them: an index into
     /// [`super::Scratch`].
     pub scratch: usize,
+}
+
+/// A controller that was never turned on.
+impl Default for NvmeState {
+    fn default() -> Self {
+        Self::new_zeroed()
+    }
 }
 
 impl SubmissionQueue {
@@ -172,6 +179,12 @@ impl NvmeState {
             .iter()
             .enumerate()
             .filter(move |(_, queue)| queue.exists() && usize::from(queue.completion) == number)
+    }
+
+    /// A submission queue for I/O, whose place can be lent to data while the queues
+    /// do not work yet.
+    pub(super) fn io_submission(&self) -> Option<&SubmissionQueue> {
+        self.submission.iter().skip(1).find(|queue| queue.exists())
     }
 
     /// Where the rings are.

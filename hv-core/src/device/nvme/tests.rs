@@ -182,6 +182,14 @@ fn move_after(before: &[u32], admin_commands: u32) {
     let source = Shared::new(memory.clone());
     let mut nvme = Nvme::new(&source);
     let mut driver = Driver::start(&mut nvme, &memory, before.len() as u32);
+    let behavior = 0x900_0e00;
+    memory.give(behavior & !0xfff, 1);
+    assert!(super::GuestDma::write(&memory, behavior, &[1, 2, 3]));
+    let set = Command {
+        data: [behavior, 0],
+        ..Command::new(admin::SET_FEATURES, [0x16, 0, 0, 0, 0, 0])
+    };
+    driver.admin(&mut nvme, set);
     for (index, count) in before.iter().enumerate() {
         (0..*count).for_each(|_| driver.io(&mut nvme, index + 1));
     }
@@ -210,6 +218,7 @@ fn move_after(before: &[u32], admin_commands: u32) {
     );
     assert_eq!(controller.events, [1], "the event request waits again");
     assert_eq!(controller.features, [[7, 0x1_0001, 0, 0, 0, 0]]);
+    assert_eq!(controller.behavior[..2], [0x03_0201, 0]);
 }
 
 #[test]
