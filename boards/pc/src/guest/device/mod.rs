@@ -146,7 +146,7 @@ impl<'m> Assigned<'m> {
     pub(super) fn section(&self) -> SectionInfo {
         match self.kind {
             Kind::Edu(_) => section(3, 1),
-            Kind::Nvme(_) => section(4, 1),
+            Kind::Nvme(_) => section(5, 1),
         }
     }
 
