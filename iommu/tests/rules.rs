@@ -506,6 +506,7 @@ fn pages_that_would_be_lent_twice_are_not_lent_at_all() {
     });
 }
 
+#[allow(clippy::unwrap_used)]
 fn pages(first: u64, count: u64) -> IovaRange {
     IovaRange::new(iova(first), count).unwrap()
 }

@@ -128,7 +128,8 @@ impl<'m> AssignedNvme<'m> {
     }
 
     /// Has the controller reach scratch pages in the place of its rings, and nothing
-    /// else, while it is rebuilt.
+    /// else, while it is rebuilt. MSI-X is on, for queues cannot have vectors
+    /// otherwise; what they send meanwhile is at most one message too many.
     fn rebuild(
         &mut self,
         state: &NvmeState,
@@ -152,13 +153,17 @@ impl<'m> AssignedNvme<'m> {
             pages: [a, b, c, d],
         };
         let loan = dma.borrow_device(*source_id, ranges)?;
-        host.device.function.enable(&host.config, true);
+        let function = host.device.function;
+        function.enable(&host.config, true);
+        let messages = |on| function.enable_msix(&host.config, on);
+        messages(true).map_err(|_| NvmeError::Stuck)?;
         let until = host.clock.now_us().saturating_add(PATIENCE_US);
         let result = self.nvme.restore(state, &scratch, &mut || {
             cpu::pause();
             host.clock.now_us() < until
         });
-        host.device.function.enable(&host.config, false);
+        function.enable(&host.config, false);
+        messages(false).map_err(|_| NvmeError::Stuck)?;
         dma.give_back(loan)?;
         Ok(result?)
     }
