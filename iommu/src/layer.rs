@@ -245,6 +245,7 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
 
     /// Has the unit drop what it caches and waits until no DMA uses it any more.
     /// On an error the unit is lost.
+    #[inline]
     pub(crate) fn drain(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError> {
         if is_active(Sabotage::Iotlb) {
             return Ok(());
