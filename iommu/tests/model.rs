@@ -4,6 +4,9 @@
 //! `MODEL_CASES=100 cargo test --release -p iommu --test model` tries a hundred times
 //! as many, some millions of operations.
 
+// A bad setting ends the test.
+#![allow(clippy::expect_used)]
+
 mod common;
 
 use common::format::{FORMATS, Format};
@@ -161,7 +164,7 @@ fn search(
     config: Config,
     spoil: impl Fn(&mut World<'_>),
 ) -> Result<(), TestError<Vec<Step>>> {
-    let more = std::env::var("MODEL_CASES").map_or(1, |times| times.parse().unwrap());
+    let more = std::env::var("MODEL_CASES").map_or(1, |times| times.parse().expect("a number"));
     let operations = Cell::new(0);
     let cases = Cases {
         cases: cases * more,
