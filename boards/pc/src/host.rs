@@ -6,6 +6,7 @@ use strandline_rt::acpi::{self, AcpiError, Signature, Tables};
 use strandline_rt::apic::{LocalApic, Mode, NoX2Apic};
 use strandline_rt::pci::{self, ConfigPorts, Function, PciError};
 use strandline_rt::physical::{PhysRange, ReadPhys};
+use strandline_rt::processors;
 
 /// The longest table of remapping units that is read.
 const MAX_UNIT_TABLE: usize = 4096;
@@ -42,6 +43,16 @@ pub struct Device {
     pub function: Function,
     /// The registers, or the shared memory.
     pub window: PhysRange,
+}
+
+/// The passthrough devices that there is a driver for: one that can hand their
+/// state over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeviceKind {
+    /// QEMU's `edu`.
+    Edu,
+    /// An NVMe controller. Taken in preference to the other.
+    Nvme,
 }
 
 /// The ACPI table that names the machine's remapping units, its checksum verified.
@@ -92,11 +103,15 @@ pub struct Host {
     /// Access to configuration space.
     pub config: ConfigPorts,
     /// The passthrough device: answers memory accesses, does no DMA yet.
-    pub edu: Device,
+    pub device: Device,
+    /// What it is.
+    pub kind: DeviceKind,
     /// The memory shared with the other machine: answers memory accesses.
     pub link: Device,
     /// Where the remapping units are.
     pub units: UnitTable,
+    /// The APIC ids of the machine's CPUs, this one's included.
+    pub cpus: heapless::Vec<u32, 16>,
 }
 
 impl Host {
@@ -112,22 +127,30 @@ impl Host {
         let timer = tables.pm_timer()?;
         let apic = LocalApic::enable(Mode::XApic)?;
         let rates = Rates::measure(timer, &apic)?;
-        let edu = find(&config, pci::EDU, 0)?;
+        let (device, kind) = match Function::of_class(&config, pci::NVME) {
+            Some(function) => (open(&config, function, 0)?, DeviceKind::Nvme),
+            None => (find(&config, pci::EDU, 0)?, DeviceKind::Edu),
+        };
         let link = find(&config, pci::IVSHMEM, 2)?;
         Ok(Self {
             apic,
             rates,
             clock: TscClock::new(rates),
             config,
-            edu,
+            device,
+            kind,
             link,
             units,
+            cpus: processors::apic_ids(&tables)?,
         })
     }
 }
 
 fn find(config: &ConfigPorts, id: pci::DeviceId, bar: u8) -> Result<Device, PciError> {
-    let function = Function::find(config, id)?;
+    open(config, Function::find(config, id)?, bar)
+}
+
+fn open(config: &ConfigPorts, function: Function, bar: u8) -> Result<Device, PciError> {
     let window = function.bar(config, bar)?;
     function.enable(config, false);
     Ok(Device { function, window })

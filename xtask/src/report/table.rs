@@ -39,6 +39,7 @@ impl fmt::Display for Report {
             None if self.rounds > 0 => write_rows(f, &self.ledger_rows())?,
             None => {}
         }
+        write_rows(f, &self.exit_rows())?;
         self.write_lost(f)?;
         let seconds = self.elapsed_ms as f64 / 1000.0;
         writeln!(f, "{} in {seconds:.1} s", self.result.to_uppercase())?;
@@ -109,6 +110,20 @@ impl Report {
         ]
     }
 
+    fn exit_rows(&self) -> Vec<Row> {
+        let Some(rates) = &self.exits else {
+            return Vec::new();
+        };
+        vec![
+            row("exits a second", grouped(rates.run.total()), &rates.run),
+            row(
+                "  in the quietest",
+                grouped(rates.idle.total()),
+                &rates.idle,
+            ),
+        ]
+    }
+
     fn write_lost(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = self.lost.iter().map(|page| {
             let (gfn, last, operation) = (page.gfn, &page.last, page.operation);
@@ -145,6 +160,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-fn ms(us: u64) -> String {
+/// Microseconds as milliseconds.
+pub(crate) fn ms(us: u64) -> String {
     format!("{}.{:03}", grouped(us / 1000), us % 1000)
 }

@@ -1,16 +1,17 @@
 //! Putting a guest together.
 
-use super::device::Handover;
+use super::device::Assigned;
+use super::exits::ExitReport;
 use super::unit::{self, Remapper};
-use super::{DEVICE_BAR, DEVICE_NUMBER, Guest, VIOMMU};
+use super::{Guest, Part, VIOMMU};
 use crate::host::Host;
+use crate::worker::Worker;
 use hv_core::boot::{self, BootError, Payload};
-use hv_core::device::edu::Edu;
 use hv_core::memory::{AddSlotError, FramePool, GuestMemory, Slot};
 use hv_core::npt::{NestedTables, NptError};
 use hv_core::platform::Platform;
-use hv_core::platform::pci::{AddFunctionError, PassthroughFunction, PciBus};
-use hv_core::svm::{SvmError, SvmVcpu};
+use hv_core::platform::pci::{AddFunctionError, PciBus};
+use hv_core::svm::{IdleVcpu, SvmError};
 use hv_core::vcpu::VcpuState;
 use hv_core::vm::Vm;
 use hv_core::{Gfn, Gpa, Hpa, PAGE_SHIFT, PAGE_SIZE};
@@ -77,12 +78,15 @@ pub enum BuildError {
     /// The buffer for the device's state.
     #[error("out of memory for the device's staging page")]
     Staging,
+    /// The machine's other CPU has a guest already.
+    #[error("the machine's other CPU is taken")]
+    NoWorker,
 }
 
 /// The memory a guest is made of.
 pub struct Resources<'m> {
     /// All of the host memory below, by frame.
-    pub frames: &'m IdentityMemory,
+    pub frames: &'static IdentityMemory,
     /// The guest's memory, with its one slot and dirty log.
     pub memory: &'m GuestMemory<'m, IdentityMemory>,
     /// For nested page tables.
@@ -93,6 +97,9 @@ pub struct Resources<'m> {
     pub vcpu: PhysRange,
     /// One counter a guest page.
     pub pins: &'m mut [u32],
+    /// The APIC id of the CPU that runs [`crate::worker::main`], if the guest is to
+    /// have a second CPU.
+    pub worker: Option<u32>,
 }
 
 impl<'m> Guest<'m> {
@@ -104,7 +111,6 @@ impl<'m> Guest<'m> {
         payload: Option<&Payload<'_>>,
     ) -> Result<Self, BuildError> {
         let Resources { frames, memory, .. } = resources;
-        let device = host.edu;
         // The remapping unit before anything else: from here on the device reaches
         // nothing it was not given.
         let (unit_frames, table_frames) = split(resources.iommu_tables, unit::UNIT_FRAMES);
@@ -122,15 +128,23 @@ impl<'m> Guest<'m> {
         for slot in memory.slots() {
             tables.map_ram(slot)?;
         }
-        let bar = device.window;
-        tables.map_device(
-            Gpa::new(u64::from(DEVICE_BAR)),
-            Hpa::new(bar.start),
-            bar.bytes,
-        )?;
         let mut vcpu_frames = pool(resources.vcpu);
-        let vcpu = SvmVcpu::new(frames, &mut vcpu_frames, tables.root())?;
+        let vcpu = IdleVcpu::prepare(frames, &mut vcpu_frames, tables.root())?.occupy_this_cpu();
+        let worker = match resources.worker {
+            None => None,
+            Some(id) => {
+                let vcpu = IdleVcpu::prepare(frames, &mut vcpu_frames, tables.root())?;
+                let worker = Worker::hire(&host.apic, id, vcpu);
+                Some(worker.ok_or(BuildError::NoWorker)?)
+            }
+        };
+        let cpus = if worker.is_some() { 2 } else { 1 };
         let staging = vcpu_frames.take(frames).ok_or(BuildError::Staging)?;
+        let device = Assigned::take(host, source_id, frames, staging)?;
+        if let Some((at, range)) = device.mapped_registers() {
+            let at = Gpa::new(at.into());
+            tables.map_device(at, Hpa::new(range.start), range.bytes)?;
+        }
 
         let mut viommu = VtdUnit::new(&VtdConfig {
             width: AddressWidth::Bits39,
@@ -143,29 +157,24 @@ impl<'m> Guest<'m> {
             None => VcpuState::pvh(0, 0),
         };
         let mut pci = PciBus::new();
-        pci.add(virtual_function(bar))?;
+        pci.add(device.description())?;
         // The leaves a guest is shown are picked from those of this CPU.
         let platform = Platform::new(
             |leaf, subleaf| cpuid!(leaf, subleaf),
             pci,
             host.rates.tsc_hz,
+            cpus,
         );
         Ok(Self {
             memory,
             vm: Vm::new(memory, tables, vcpu, state, platform),
             dma,
             viommu,
+            sections: Part::all(cpus).map(|part| part.section(&device)).collect(),
             device,
-            source_id,
-            config: &host.config,
-            apic_id: host.apic.id(),
-            handover: Handover {
-                edu: Edu::new(window(bar)?),
-                memory: frames,
-                staging,
-                state: None,
-            },
             console: Serial::open(Port::Com3),
+            worker,
+            exits: ExitReport::new(host.clock),
             faults: 0,
             paused: payload.is_none(),
         })
@@ -203,25 +212,11 @@ fn load(
 }
 
 fn passthroughs(host: SourceId) -> Passthroughs {
-    let guest = SourceId::new(u16::from(DEVICE_NUMBER) << 3);
+    let guest = Assigned::GUEST_ID;
     let mut devices = Passthroughs::new();
     // There is room for one.
     let _ = devices.push(Passthrough { guest, host });
     devices
-}
-
-fn virtual_function(bar: PhysRange) -> PassthroughFunction {
-    let id = strandline_rt::pci::EDU;
-    PassthroughFunction {
-        device: DEVICE_NUMBER,
-        vendor_id: id.0,
-        device_id: id.1,
-        // Unclassified, as QEMU's is.
-        class: 0x00_ff00,
-        revision: 0x10,
-        bar0: DEVICE_BAR,
-        bar0_bytes: bar.bytes as u32,
-    }
 }
 
 fn pool(range: PhysRange) -> FramePool {

@@ -1,9 +1,8 @@
 //! The guest as migration's source sees it.
 
-use super::{Guest, SECTIONS};
+use super::{Guest, Part, put};
 use core::task::Poll;
 use hv_core::Gfn;
-use hv_core::device::edu;
 use hv_core::dirty::DirtyLog;
 use hv_core::memory::{Frame, Slot};
 use iommu::viommu::Viommu;
@@ -12,7 +11,6 @@ use migration::VmError;
 use migration::source::SourceVm;
 use migration::stream::SectionInfo;
 use strandline_rt::interrupts;
-use zerocopy::IntoBytes;
 
 impl SourceVm for Guest<'_> {
     fn slots(&self) -> &[Slot] {
@@ -28,11 +26,12 @@ impl SourceVm for Guest<'_> {
     }
 
     fn sections(&self) -> &[SectionInfo] {
-        &SECTIONS
+        &self.sections
     }
 
     /// The log first: what the others find from then on has a place to go.
     fn start_tracking(&mut self) -> Result<(), VmError> {
+        self.stop_other();
         self.memory.log().start();
         if let Err(error) = self.dma.start_tracking() {
             error!("dirty tracking of devices: {error}");
@@ -49,12 +48,14 @@ impl SourceVm for Guest<'_> {
     }
 
     fn stop_tracking(&mut self) {
+        self.stop_other();
         self.vm.stop_tracking();
         self.dma.stop_tracking();
         self.memory.log().stop();
     }
 
     fn harvest(&mut self) {
+        self.stop_other();
         self.vm.harvest(self.memory.log());
         if let Err(error) = self.dma.harvest() {
             // The last harvest then takes all that devices may write.
@@ -67,19 +68,20 @@ impl SourceVm for Guest<'_> {
     }
 
     fn device_downtime_us(&self) -> u64 {
-        edu::STATE_TRANSFER_US
+        self.device.downtime_us()
     }
 
     fn pause(&mut self) {
+        self.stop_other();
         self.paused = true;
     }
 
     fn quiesce(&mut self) -> Poll<Result<(), VmError>> {
         self.take_interrupts(interrupts::poll());
-        if self.rest_device() {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
+        match self.rest_device() {
+            Ok(true) => Poll::Ready(Ok(())),
+            Ok(false) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
         }
     }
 
@@ -91,11 +93,12 @@ impl SourceVm for Guest<'_> {
     }
 
     fn save(&mut self, index: usize, to: &mut [u8]) -> Result<usize, VmError> {
-        match index {
-            0 => put(&self.vm.save(), to),
-            1 => put(&self.viommu.save(), to),
-            2 => put(&self.save_device()?, to),
-            _ => Err(VmError("there is no such section")),
+        let part = Part::all(self.vm.cpu_count()).nth(index);
+        match part.ok_or(VmError("there is no such section"))? {
+            Part::Cpu(number) => put(&self.vm.save_cpu(number), to),
+            Part::Platform => put(&self.vm.save_platform(), to),
+            Part::Viommu => put(&self.viommu.save(), to),
+            Part::Device => self.save_device(to),
         }
     }
 
@@ -106,13 +109,4 @@ impl SourceVm for Guest<'_> {
         self.route_device();
         self.paused = false;
     }
-}
-
-fn put(state: &(impl IntoBytes + zerocopy::Immutable), to: &mut [u8]) -> Result<usize, VmError> {
-    let bytes = state.as_bytes();
-    let place = to
-        .get_mut(..bytes.len())
-        .ok_or(VmError("a section is too large"))?;
-    place.copy_from_slice(bytes);
-    Ok(bytes.len())
 }
