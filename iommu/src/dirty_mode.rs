@@ -8,6 +8,7 @@
 //! [`DirtyReason`] come from.
 
 use crate::tables::EntryFormat;
+use core::fmt;
 
 /// How a unit sets the dirty bit of a leaf, when a walk ends at the leaf.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +62,16 @@ pub enum DirtyMode {
     AccessedBit,
     /// The dirty bit.
     DirtyBit,
+}
+
+impl fmt::Display for DirtyMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MappedWritable => "mapped-writable",
+            Self::AccessedBit => "accessed-bit",
+            Self::DirtyBit => "dirty-bit",
+        })
+    }
 }
 
 /// Why a mode is the best that is safe.

@@ -46,6 +46,10 @@ pub struct Report {
     pub downtime: Downtime,
     /// The kind of remapping unit.
     pub iommu: String,
+    /// What counted on the source as evidence that a device wrote a page.
+    pub dirty_mode: String,
+    /// Why it was that and no more.
+    pub dirty_reason: String,
     /// Whether the remapping units tell of the DMA they refuse.
     pub dma_faults_reported: bool,
     /// Faults that the remapping hardware recorded on both machines.
@@ -92,6 +96,7 @@ impl Report {
         let figures = figures(outcome);
         let home = outcome.last_home();
         let account = home.account.clone().unwrap_or_default();
+        let (dirty_mode, dirty_reason) = outcome.source.dirty_mode.clone().unwrap_or_default();
         Self {
             scenario: run.scenario.clone(),
             seed: run.seed,
@@ -113,6 +118,8 @@ impl Report {
                 ack_us: figures.ack_us,
             },
             iommu: run.iommu.name(),
+            dirty_mode,
+            dirty_reason,
             dma_faults_reported: outcome.reports_faults(),
             dma_faults: outcome
                 .source
@@ -183,16 +190,17 @@ impl Report {
         let rows = [
             ("rounds", grouped(self.rounds), ""),
             ("pages sent", grouped(self.pages_sent), ""),
+            ("device evidence", self.dirty_mode.clone(), &self.dirty_reason),
             ("dirty by CPU", grouped(self.pages_dirty_cpu), "pages"),
             (
                 "dirty, still mapped",
                 grouped(self.pages_dirty_mapped),
-                "pages a device could still write",
+                "pages still mapped, by this evidence",
             ),
             (
                 "dirty, unmap report",
                 grouped(self.pages_dirty_unmap),
-                "pages a device could write until an unmap",
+                "pages unmapped, by this evidence",
             ),
             (
                 "dirty by emulation",

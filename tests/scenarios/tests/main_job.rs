@@ -62,3 +62,12 @@ fn main_job_on_amd_vi() {
         ..Run::new("main-amd-vi")
     });
 }
+
+/// First-stage tables in scalable mode, which have accessed and dirty bits.
+#[test]
+fn main_job_on_vtd_with_first_stage_tables() {
+    job_done(&Run {
+        iommu: Iommu::VtdFs,
+        ..Run::new("main-vtd-fs")
+    });
+}
