@@ -30,7 +30,8 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
         if self.domains.is_used(domain) {
             return Err(SpaceError::NoDomain);
         }
-        self.remove(domain, root, self.tables.all_pages(), None, None)?;
+        let everything = self.tables.way(root, self.tables.all_pages());
+        self.remove(domain, &everything, None, None)?;
         // Not even an empty root may be cached under a number that is used anew.
         self.drain(domain, Scope::Domain)?;
         self.domains.set_root(domain, None);
@@ -60,7 +61,8 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
                         .is_ok_and(|hpa| hpa == leaf.hpa)
             })
         };
-        let unmapped = self.remove(domain, root, window, Some(&is_as_wanted), None)?;
+        let way = self.tables.way(root, window);
+        let unmapped = self.remove(domain, &way, Some(&is_as_wanted), None)?;
 
         let mut replaced = Replaced {
             unmapped: unmapped.mappings,
@@ -91,10 +93,11 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
             return Ok(0);
         }
         pages.last = pages.last.min(self.tables.last_page());
-        if self.tables.bisects(root, pages) {
+        let way = self.tables.way(root, pages);
+        if self.tables.bisects(&way) {
             return Err(SpaceError::OutOfRange);
         }
-        let unmapped = self.remove(domain, root, pages, None, None)?;
+        let unmapped = self.remove(domain, &way, None, None)?;
         Ok(unmapped.mappings)
     }
 

@@ -190,7 +190,11 @@ impl Report {
         let rows = [
             ("rounds", grouped(self.rounds), ""),
             ("pages sent", grouped(self.pages_sent), ""),
-            ("device evidence", self.dirty_mode.clone(), &self.dirty_reason),
+            (
+                "device evidence",
+                self.dirty_mode.clone(),
+                &self.dirty_reason,
+            ),
             ("dirty by CPU", grouped(self.pages_dirty_cpu), "pages"),
             (
                 "dirty, still mapped",

@@ -10,7 +10,7 @@ use super::poll::poll;
 use crate::unit::UnitError;
 use core::fmt::Debug;
 use core::sync::atomic::{Ordering, fence};
-use hv_core::memory::{FramePool, PhysMemory};
+use hv_core::memory::{Frame, FramePool, PhysMemory};
 use hv_core::{Hpa, PAGE_SIZE};
 
 /// A unit's registers, as far as its ring needs them.
@@ -102,9 +102,11 @@ impl Ring {
     ) -> Result<(), UnitError> {
         self.sequence = self.sequence.wrapping_add(1);
         let wait = port.wait_command(self.answer, self.sequence);
-        for command in commands.iter().chain([&wait]) {
-            self.push(mem, *command)?;
+        let ring = mem.frame(self.base).ok_or(UnitError::NoAnswer)?;
+        for command in commands {
+            self.push(ring, *command);
         }
+        self.push(ring, wait);
         self.show(port);
 
         let answer = mem.frame(self.answer).ok_or(UnitError::NoAnswer)?;
@@ -130,14 +132,21 @@ impl Ring {
         port.ring_doorbell(self.tail);
     }
 
-    /// Writes a command into the next slot. The unit does not see it yet.
-    pub(super) fn push(&mut self, mem: &impl PhysMemory, raw: u128) -> Result<(), UnitError> {
-        let frame = mem.frame(self.base).ok_or(UnitError::NoAnswer)?;
+    /// Writes a command that stands alone into the next slot. The unit does not see
+    /// it yet.
+    pub(super) fn post(&mut self, mem: &impl PhysMemory, raw: u128) -> Result<(), UnitError> {
+        let ring = mem.frame(self.base).ok_or(UnitError::NoAnswer)?;
+        self.push(ring, raw);
+        Ok(())
+    }
+
+    #[inline]
+    fn push(&mut self, ring: &Frame, raw: u128) {
         let slot = self.tail as usize / 8;
-        for (word, half) in frame.words()[slot..].iter().zip([raw, raw >> 64]) {
-            word.store(half as u64, Ordering::Relaxed);
+        if let [low, high, ..] = &ring.words()[slot..] {
+            low.store(raw as u64, Ordering::Relaxed);
+            high.store((raw >> 64) as u64, Ordering::Relaxed);
         }
         self.tail = (self.tail + self.slot) % PAGE_SIZE;
-        Ok(())
     }
 }

@@ -51,7 +51,7 @@ impl Queue {
         registers: &Registers<R>,
         mem: &impl PhysMemory,
     ) -> Result<(), UnitError> {
-        self.ring.push(mem, Command::ILLEGAL)?;
+        self.ring.post(mem, Command::ILLEGAL)?;
         self.ring.show(registers);
         // A unit either stops at the command, as specified, or skips it.
         poll(|| {
