@@ -2,8 +2,9 @@
 
 use crate::layer::{Iommu, MapError};
 use crate::space::{Attachment, DmaSpace, MAX_REPLACE, Mapping, Replaced, SpaceError};
-use crate::tables::{EntryFormat, Leaf, Pages};
+use crate::tables::{EntryFormat, Leaf, Pages, Place};
 use crate::unit::{DomainId, HostUnit, Scope, SourceId};
+use crate::unmap::UnmapError;
 use crate::{Iova, IovaRange};
 use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
@@ -30,8 +31,9 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
         if self.domains.is_used(domain) {
             return Err(SpaceError::NoDomain);
         }
-        let everything = self.tables.way(root, self.tables.all_pages());
-        self.remove(domain, &everything, None, None)?;
+        let pages = self.tables.all_pages();
+        let everything = Place::Tables { root, pages };
+        self.remove_any(domain, &everything, None, None)?;
         // Not even an empty root may be cached under a number that is used anew.
         self.drain(domain, Scope::Domain)?;
         self.domains.set_root(domain, None);
@@ -61,8 +63,8 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
                         .is_ok_and(|hpa| hpa == leaf.hpa)
             })
         };
-        let way = self.tables.way(root, window);
-        let unmapped = self.remove(domain, &way, Some(&is_as_wanted), None)?;
+        let place = self.place(root, window);
+        let unmapped = self.remove_any(domain, &place, Some(&is_as_wanted), None)?;
 
         let mut replaced = Replaced {
             unmapped: unmapped.mappings,
@@ -93,11 +95,11 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
             return Ok(0);
         }
         pages.last = pages.last.min(self.tables.last_page());
-        let way = self.tables.way(root, pages);
-        if self.tables.bisects(&way) {
-            return Err(SpaceError::OutOfRange);
-        }
-        let unmapped = self.remove(domain, &way, None, None)?;
+        let unmapped = match self.take_out(domain, root, pages, None) {
+            Ok(unmapped) => unmapped,
+            Err(UnmapError::Unit(error)) => return Err(error.into()),
+            Err(_) => return Err(SpaceError::OutOfRange),
+        };
         Ok(unmapped.mappings)
     }
 

@@ -1,15 +1,14 @@
 //! Putting a guest together.
 
-use super::device::Handover;
+use super::device::Assigned;
 use super::unit::{self, Remapper};
-use super::{DEVICE_BAR, DEVICE_NUMBER, Guest, VIOMMU};
+use super::{Guest, VIOMMU, section};
 use crate::host::Host;
 use hv_core::boot::{self, BootError, Payload};
-use hv_core::device::edu::Edu;
 use hv_core::memory::{AddSlotError, FramePool, GuestMemory, Slot};
 use hv_core::npt::{NestedTables, NptError};
 use hv_core::platform::Platform;
-use hv_core::platform::pci::{AddFunctionError, PassthroughFunction, PciBus};
+use hv_core::platform::pci::{AddFunctionError, PciBus};
 use hv_core::svm::{SvmError, SvmVcpu};
 use hv_core::vcpu::VcpuState;
 use hv_core::vm::Vm;
@@ -20,7 +19,7 @@ use iommu::ivrs::IvrsError;
 use iommu::layer::TooFewPins;
 use iommu::space::SpaceError;
 use iommu::unit::SourceId;
-use iommu::viommu::vtd::{HOST_ADDRESS_WIDTH, VtdConfig, VtdUnit};
+use iommu::viommu::vtd::{HOST_ADDRESS_WIDTH, STATE_VERSION, VtdConfig, VtdUnit};
 use iommu::viommu::{Passthrough, Passthroughs, Service, Viommu};
 use iommu::vtd::AddressWidth;
 use iommu::{Iommu, Parts};
@@ -104,7 +103,6 @@ impl<'m> Guest<'m> {
         payload: Option<&Payload<'_>>,
     ) -> Result<Self, BuildError> {
         let Resources { frames, memory, .. } = resources;
-        let device = host.edu;
         // The remapping unit before anything else: from here on the device reaches
         // nothing it was not given.
         let (unit_frames, table_frames) = split(resources.iommu_tables, unit::UNIT_FRAMES);
@@ -122,15 +120,14 @@ impl<'m> Guest<'m> {
         for slot in memory.slots() {
             tables.map_ram(slot)?;
         }
-        let bar = device.window;
-        tables.map_device(
-            Gpa::new(u64::from(DEVICE_BAR)),
-            Hpa::new(bar.start),
-            bar.bytes,
-        )?;
         let mut vcpu_frames = pool(resources.vcpu);
         let vcpu = SvmVcpu::new(frames, &mut vcpu_frames, tables.root())?;
         let staging = vcpu_frames.take(frames).ok_or(BuildError::Staging)?;
+        let device = Assigned::take(host, source_id, frames, staging)?;
+        if let Some((at, range)) = device.mapped_registers() {
+            let at = Gpa::new(at.into());
+            tables.map_device(at, Hpa::new(range.start), range.bytes)?;
+        }
 
         let mut viommu = VtdUnit::new(&VtdConfig {
             width: AddressWidth::Bits39,
@@ -143,7 +140,7 @@ impl<'m> Guest<'m> {
             None => VcpuState::pvh(0, 0),
         };
         let mut pci = PciBus::new();
-        pci.add(virtual_function(bar))?;
+        pci.add(device.description())?;
         // The leaves a guest is shown are picked from those of this CPU.
         let platform = Platform::new(
             |leaf, subleaf| cpuid!(leaf, subleaf),
@@ -155,16 +152,12 @@ impl<'m> Guest<'m> {
             vm: Vm::new(memory, tables, vcpu, state, platform),
             dma,
             viommu,
+            sections: [
+                section(1, 3),
+                section(2, STATE_VERSION as u16),
+                device.section(),
+            ],
             device,
-            source_id,
-            config: &host.config,
-            apic_id: host.apic.id(),
-            handover: Handover {
-                edu: Edu::new(window(bar)?),
-                memory: frames,
-                staging,
-                state: None,
-            },
             console: Serial::open(Port::Com3),
             faults: 0,
             paused: payload.is_none(),
@@ -203,25 +196,11 @@ fn load(
 }
 
 fn passthroughs(host: SourceId) -> Passthroughs {
-    let guest = SourceId::new(u16::from(DEVICE_NUMBER) << 3);
+    let guest = Assigned::GUEST_ID;
     let mut devices = Passthroughs::new();
     // There is room for one.
     let _ = devices.push(Passthrough { guest, host });
     devices
-}
-
-fn virtual_function(bar: PhysRange) -> PassthroughFunction {
-    let id = strandline_rt::pci::EDU;
-    PassthroughFunction {
-        device: DEVICE_NUMBER,
-        vendor_id: id.0,
-        device_id: id.1,
-        // Unclassified, as QEMU's is.
-        class: 0x00_ff00,
-        revision: 0x10,
-        bar0: DEVICE_BAR,
-        bar0_bytes: bar.bytes as u32,
-    }
 }
 
 fn pool(range: PhysRange) -> FramePool {

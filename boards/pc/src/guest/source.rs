@@ -1,9 +1,8 @@
 //! The guest as migration's source sees it.
 
-use super::{Guest, SECTIONS};
+use super::{Guest, put};
 use core::task::Poll;
 use hv_core::Gfn;
-use hv_core::device::edu;
 use hv_core::dirty::DirtyLog;
 use hv_core::memory::{Frame, Slot};
 use iommu::viommu::Viommu;
@@ -12,7 +11,6 @@ use migration::VmError;
 use migration::source::SourceVm;
 use migration::stream::SectionInfo;
 use strandline_rt::interrupts;
-use zerocopy::IntoBytes;
 
 impl SourceVm for Guest<'_> {
     fn slots(&self) -> &[Slot] {
@@ -28,7 +26,7 @@ impl SourceVm for Guest<'_> {
     }
 
     fn sections(&self) -> &[SectionInfo] {
-        &SECTIONS
+        &self.sections
     }
 
     /// The log first: what the others find from then on has a place to go.
@@ -67,7 +65,7 @@ impl SourceVm for Guest<'_> {
     }
 
     fn device_downtime_us(&self) -> u64 {
-        edu::STATE_TRANSFER_US
+        self.device.downtime_us()
     }
 
     fn pause(&mut self) {
@@ -76,10 +74,10 @@ impl SourceVm for Guest<'_> {
 
     fn quiesce(&mut self) -> Poll<Result<(), VmError>> {
         self.take_interrupts(interrupts::poll());
-        if self.rest_device() {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
+        match self.rest_device() {
+            Ok(true) => Poll::Ready(Ok(())),
+            Ok(false) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
         }
     }
 
@@ -94,7 +92,7 @@ impl SourceVm for Guest<'_> {
         match index {
             0 => put(&self.vm.save(), to),
             1 => put(&self.viommu.save(), to),
-            2 => put(&self.save_device()?, to),
+            2 => self.save_device(to),
             _ => Err(VmError("there is no such section")),
         }
     }
@@ -106,13 +104,4 @@ impl SourceVm for Guest<'_> {
         self.route_device();
         self.paused = false;
     }
-}
-
-fn put(state: &(impl IntoBytes + zerocopy::Immutable), to: &mut [u8]) -> Result<usize, VmError> {
-    let bytes = state.as_bytes();
-    let place = to
-        .get_mut(..bytes.len())
-        .ok_or(VmError("a section is too large"))?;
-    place.copy_from_slice(bytes);
-    Ok(bytes.len())
 }
