@@ -13,6 +13,7 @@ mod harvest;
 mod map;
 mod pages;
 mod resize;
+mod returned;
 mod unmap;
 mod vtd;
 mod vtd_dirty;
