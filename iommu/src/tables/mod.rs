@@ -15,6 +15,7 @@ mod map;
 mod pages;
 mod place;
 mod resize;
+mod returned;
 mod settle;
 mod vtd;
 mod vtd_dirty;

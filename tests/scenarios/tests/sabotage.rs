@@ -74,6 +74,15 @@ fn pages_are_lost_without_invalidations_on_amd_vi() {
 }
 
 #[test]
+fn pages_are_lost_if_evidence_is_cleared_without_dropping_what_is_cached() {
+    red_in(&Run {
+        sabotage: Some(Sabotage::EvidenceDrain),
+        iommu: Iommu::VtdFs,
+        ..Run::new("sabotage-evidence-drain-vtd-fs")
+    });
+}
+
+#[test]
 fn pages_are_lost_if_mapped_pages_count_as_clean() {
     guest_loses_pages(Sabotage::MappedDirty);
 }

@@ -92,6 +92,7 @@ impl Translation {
                 coherent: true,
                 drains_updates: true,
                 read_hides_write: true,
+                spares_marked: true,
             },
             // Atomic is all that is written of it (3.6, 3.7), and all that is
             // relied on: not that the unit looks at the entry again.
@@ -100,6 +101,7 @@ impl Translation {
                 coherent: true,
                 drains_updates: true,
                 read_hides_write: false,
+                spares_marked: false,
             },
         }
     }
