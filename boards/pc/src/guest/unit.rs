@@ -55,7 +55,8 @@ pub(super) fn start<'m>(
 
 /// Tells the operator what there is, and how far reports of writes can be exact.
 fn report(unit: &HostUnit<'_>) {
-    let DirtyDecision { mode, reason } = DirtyDecision::new(unit.format(), unit.dirty_hardware());
+    let DirtyDecision { mode, reason, .. } =
+        DirtyDecision::new(unit.format(), unit.dirty_hardware());
     info!("iommu: {unit}, {} table levels", unit.levels());
     info!("iommu: evidence of a device's write is {mode}: {reason}");
     if !unit.reports_faults() {
