@@ -37,6 +37,8 @@ pub struct Options<'a> {
     pub role: Role,
     /// `memory=`: the guest's memory in bytes, whole 2 MiB.
     pub memory: u64,
+    /// `vcpus=`: the guest's CPUs, 1 or 2.
+    pub vcpus: usize,
     /// `max-bandwidth=`: what migration may send, bytes a second; `None`: no limit.
     pub max_bandwidth: Option<u64>,
     /// `downtime-limit=`: how long the guest may stand still, microseconds.
@@ -56,6 +58,7 @@ impl Default for Options<'_> {
         Self {
             role: Role::None,
             memory: 64 << 20,
+            vcpus: 1,
             max_bandwidth: None,
             downtime_limit_us: 500_000,
             migrate_after_us: 500_000,
@@ -75,7 +78,8 @@ pub const MAX_MEMORY: u64 = 3 << 30;
 /// pauses for a broken link.
 pub const MIN_BANDWIDTH: u64 = 64 << 10;
 
-const NAMES: &str = "role, memory, max-bandwidth, downtime-limit, migrate-after, verify, sabotage";
+const NAMES: &str =
+    "role, memory, vcpus, max-bandwidth, downtime-limit, migrate-after, verify, sabotage";
 
 /// What is wrong with the command line; the message names the word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -142,6 +146,13 @@ impl<'a> Options<'a> {
                     .filter(|bytes| (1..=MAX_MEMORY).contains(bytes))
                     .filter(|bytes| bytes.is_multiple_of(MEMORY_GRANULE))
                     .ok_or(or_allowed("a multiple of 2M up to 3G, for example 64M"))?;
+            }
+            "vcpus" => {
+                self.vcpus = match value {
+                    "1" => 1,
+                    "2" => 2,
+                    _ => return Err(or_allowed("1 or 2")),
+                };
             }
             "max-bandwidth" => {
                 let bytes = size(value)
@@ -228,11 +239,12 @@ mod tests {
 
     #[test]
     fn every_option_is_understood() {
-        let line = "role=source memory=128M max-bandwidth=4M downtime-limit=500ms \
+        let line = "role=source memory=128M vcpus=2 max-bandwidth=4M downtime-limit=500ms \
                     migrate-after=2s verify=on -- seed=7  role=x --";
         let expected = Options {
             role: Role::Source,
             memory: 128 << 20,
+            vcpus: 2,
             max_bandwidth: Some(4 << 20),
             downtime_limit_us: 500_000,
             migrate_after_us: 2_000_000,
@@ -276,6 +288,8 @@ mod tests {
             "memory=-2M",
             "memory=2Mx",
             "memory=",
+            "vcpus=0",
+            "vcpus=3",
             "memory=+2M",
             "memory=99999999999999999999",
             "memory=18446744073709551615G",

@@ -29,6 +29,8 @@ pub struct Entry {
     /// Exit with [`Exit::InterruptWindow`] as soon as the guest could take an
     /// external interrupt.
     pub interrupt_window: bool,
+    /// What the guest's time stamp counter is ahead of the host's, modulo 2^64.
+    pub tsc_offset: u64,
 }
 
 /// Why the guest stopped.
@@ -46,6 +48,8 @@ pub enum Exit {
         /// Where the guest goes on.
         next_rip: u64,
     },
+    /// An exception of the guest's that it has to get all the same.
+    Exception(Pending),
     /// A guest physical access that nested paging does not allow.
     NestedFault(NestedFault),
     /// A triple fault.
@@ -118,9 +122,6 @@ pub trait Vcpu {
     /// handled otherwise, so a guest that exits all the time cannot hide one.
     fn run(&mut self, state: &mut VcpuState, entry: Entry) -> Exit;
 
-    /// The guest's time stamp counter now.
-    fn tsc(&self) -> u64;
-
-    /// Makes the guest's time stamp counter go on from `value`.
-    fn set_tsc(&mut self, value: u64);
+    /// The host's time stamp counter now, the same on all of its CPUs.
+    fn host_tsc(&self) -> u64;
 }

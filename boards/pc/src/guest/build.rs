@@ -1,15 +1,17 @@
 //! Putting a guest together.
 
 use super::device::Assigned;
+use super::exits::ExitReport;
 use super::unit::{self, Remapper};
-use super::{Guest, VIOMMU, section};
+use super::{Guest, Part, VIOMMU};
 use crate::host::Host;
+use crate::worker::Worker;
 use hv_core::boot::{self, BootError, Payload};
 use hv_core::memory::{AddSlotError, FramePool, GuestMemory, Slot};
 use hv_core::npt::{NestedTables, NptError};
 use hv_core::platform::Platform;
 use hv_core::platform::pci::{AddFunctionError, PciBus};
-use hv_core::svm::{SvmError, SvmVcpu};
+use hv_core::svm::{IdleVcpu, SvmError};
 use hv_core::vcpu::VcpuState;
 use hv_core::vm::Vm;
 use hv_core::{Gfn, Gpa, Hpa, PAGE_SHIFT, PAGE_SIZE};
@@ -19,7 +21,7 @@ use iommu::ivrs::IvrsError;
 use iommu::layer::TooFewPins;
 use iommu::space::SpaceError;
 use iommu::unit::SourceId;
-use iommu::viommu::vtd::{HOST_ADDRESS_WIDTH, STATE_VERSION, VtdConfig, VtdUnit};
+use iommu::viommu::vtd::{HOST_ADDRESS_WIDTH, VtdConfig, VtdUnit};
 use iommu::viommu::{Passthrough, Passthroughs, Service, Viommu};
 use iommu::vtd::AddressWidth;
 use iommu::{Iommu, Parts};
@@ -76,12 +78,15 @@ pub enum BuildError {
     /// The buffer for the device's state.
     #[error("out of memory for the device's staging page")]
     Staging,
+    /// The machine's other CPU has a guest already.
+    #[error("the machine's other CPU is taken")]
+    NoWorker,
 }
 
 /// The memory a guest is made of.
 pub struct Resources<'m> {
     /// All of the host memory below, by frame.
-    pub frames: &'m IdentityMemory,
+    pub frames: &'static IdentityMemory,
     /// The guest's memory, with its one slot and dirty log.
     pub memory: &'m GuestMemory<'m, IdentityMemory>,
     /// For nested page tables.
@@ -92,6 +97,9 @@ pub struct Resources<'m> {
     pub vcpu: PhysRange,
     /// One counter a guest page.
     pub pins: &'m mut [u32],
+    /// The APIC id of the CPU that runs [`crate::worker::main`], if the guest is to
+    /// have a second CPU.
+    pub worker: Option<u32>,
 }
 
 impl<'m> Guest<'m> {
@@ -121,7 +129,16 @@ impl<'m> Guest<'m> {
             tables.map_ram(slot)?;
         }
         let mut vcpu_frames = pool(resources.vcpu);
-        let vcpu = SvmVcpu::new(frames, &mut vcpu_frames, tables.root())?;
+        let vcpu = IdleVcpu::prepare(frames, &mut vcpu_frames, tables.root())?.occupy_this_cpu();
+        let worker = match resources.worker {
+            None => None,
+            Some(id) => {
+                let vcpu = IdleVcpu::prepare(frames, &mut vcpu_frames, tables.root())?;
+                let worker = Worker::hire(&host.apic, id, vcpu);
+                Some(worker.ok_or(BuildError::NoWorker)?)
+            }
+        };
+        let cpus = if worker.is_some() { 2 } else { 1 };
         let staging = vcpu_frames.take(frames).ok_or(BuildError::Staging)?;
         let device = Assigned::take(host, source_id, frames, staging)?;
         if let Some((at, range)) = device.mapped_registers() {
@@ -146,19 +163,18 @@ impl<'m> Guest<'m> {
             |leaf, subleaf| cpuid!(leaf, subleaf),
             pci,
             host.rates.tsc_hz,
+            cpus,
         );
         Ok(Self {
             memory,
             vm: Vm::new(memory, tables, vcpu, state, platform),
             dma,
             viommu,
-            sections: [
-                section(1, 3),
-                section(2, STATE_VERSION as u16),
-                device.section(),
-            ],
+            sections: Part::all(cpus).map(|part| part.section(&device)).collect(),
             device,
             console: Serial::open(Port::Com3),
+            worker,
+            exits: ExitReport::new(host.clock),
             faults: 0,
             paused: payload.is_none(),
         })

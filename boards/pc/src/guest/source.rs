@@ -1,6 +1,6 @@
 //! The guest as migration's source sees it.
 
-use super::{Guest, put};
+use super::{Guest, Part, put};
 use core::task::Poll;
 use hv_core::Gfn;
 use hv_core::dirty::DirtyLog;
@@ -31,6 +31,7 @@ impl SourceVm for Guest<'_> {
 
     /// The log first: what the others find from then on has a place to go.
     fn start_tracking(&mut self) -> Result<(), VmError> {
+        self.stop_other();
         self.memory.log().start();
         if let Err(error) = self.dma.start_tracking() {
             error!("dirty tracking of devices: {error}");
@@ -47,12 +48,14 @@ impl SourceVm for Guest<'_> {
     }
 
     fn stop_tracking(&mut self) {
+        self.stop_other();
         self.vm.stop_tracking();
         self.dma.stop_tracking();
         self.memory.log().stop();
     }
 
     fn harvest(&mut self) {
+        self.stop_other();
         self.vm.harvest(self.memory.log());
         if let Err(error) = self.dma.harvest() {
             // The last harvest then takes all that devices may write.
@@ -69,6 +72,7 @@ impl SourceVm for Guest<'_> {
     }
 
     fn pause(&mut self) {
+        self.stop_other();
         self.paused = true;
     }
 
@@ -89,11 +93,12 @@ impl SourceVm for Guest<'_> {
     }
 
     fn save(&mut self, index: usize, to: &mut [u8]) -> Result<usize, VmError> {
-        match index {
-            0 => put(&self.vm.save(), to),
-            1 => put(&self.viommu.save(), to),
-            2 => self.save_device(to),
-            _ => Err(VmError("there is no such section")),
+        let part = Part::all(self.vm.cpu_count()).nth(index);
+        match part.ok_or(VmError("there is no such section"))? {
+            Part::Cpu(number) => put(&self.vm.save_cpu(number), to),
+            Part::Platform => put(&self.vm.save_platform(), to),
+            Part::Viommu => put(&self.viommu.save(), to),
+            Part::Device => self.save_device(to),
         }
     }
 
