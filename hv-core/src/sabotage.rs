@@ -22,17 +22,21 @@ pub enum Sabotage {
     MappedDirty,
     /// Writes by the hypervisor's own emulation are not logged.
     EmulationDirty,
+    /// Evidence of device writes is cleared in the tables, and what the remapping
+    /// hardware caches stays, through which writes leave no new evidence.
+    EvidenceDrain,
 }
 
 impl Sabotage {
     /// Every sabotage.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::UnmapReport,
         Self::UnmapOrder,
         Self::CpuDirty,
         Self::Iotlb,
         Self::MappedDirty,
         Self::EmulationDirty,
+        Self::EvidenceDrain,
     ];
 
     /// The name on command lines.
@@ -44,6 +48,7 @@ impl Sabotage {
             Self::Iotlb => "iotlb",
             Self::MappedDirty => "mapped-dirty",
             Self::EmulationDirty => "emulation-dirty",
+            Self::EvidenceDrain => "evidence-drain",
         }
     }
 

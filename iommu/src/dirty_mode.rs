@@ -15,8 +15,27 @@
 //! but the drain, and so is safe on all that drain. The copy would cost a frame and
 //! 512 stores for each small unmap, and let an unmap fail for want of a frame; and no
 //! unit is known that would gain by it.
+//!
+//! # The accessed bit
+//! A page that no walk ended at since its bit was cleared *and* the cached
+//! translations were dropped has not been written: any access takes a walk first,
+//! which sets the bit, whatever it fails to do to the dirty bit. So the accessed bit
+//! is evidence, of reads too, on a unit whose dirty bit is not. It is cleared
+//! together with the dirty bit, since there are units that leave an entry with
+//! either bit alone, and so neither is set from the start.
+//!
+//! # Units that store what they read
+//! A plain store of an entry as it was read, with a bit added, can undo a change
+//! made meanwhile. It cannot hide a write: what it stores holds the bit that is
+//! evidence, and a harvest's clearing undone is a page reported once more. But it
+//! can bring a leaf back that an unmap has detached. Such a store is over when the
+//! drain is, so the unmap looks again then: a leaf that is still detached had no
+//! walk left that could bring it back, and one that came back is detached and
+//! drained once more. Each return sets a bit, so there are no more of them than
+//! bits. Where all bits are set from the start, the unit has nothing to store.
 
 use crate::tables::EntryFormat;
+use core::fmt;
 
 /// How a unit sets the dirty bit of a leaf, when a walk ends at the leaf.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +66,8 @@ pub struct DirtyHardware {
     pub drains_updates: bool,
     /// A translation cached by a read lets writes pass without setting the bit.
     pub read_hides_write: bool,
+    /// An entry that has the accessed or the dirty bit is not given the other.
+    pub spares_marked: bool,
 }
 
 impl DirtyHardware {
@@ -56,6 +77,7 @@ impl DirtyHardware {
         coherent: false,
         drains_updates: false,
         read_hides_write: false,
+        spares_marked: false,
     };
 }
 
@@ -66,10 +88,21 @@ pub enum DirtyMode {
     /// the tables, where the format has any, are set from the start, so that the
     /// hardware has none to set.
     MappedWritable,
-    /// The accessed bit of a writable leaf: a page may have been read only.
+    /// The accessed or the dirty bit of a writable leaf: a page may have been read
+    /// only.
     AccessedBit,
     /// The dirty bit.
     DirtyBit,
+}
+
+impl fmt::Display for DirtyMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MappedWritable => "mapped-writable",
+            Self::AccessedBit => "accessed-bit",
+            Self::DirtyBit => "dirty-bit",
+        })
+    }
 }
 
 /// Why a mode is the best that is safe.
@@ -87,12 +120,12 @@ pub enum DirtyReason {
     /// A walk under way when a leaf is detached may write without a trace.
     #[error("the unit skips the dirty bit of an entry that changed")]
     Skipped,
-    /// A walk under way when a leaf is detached may attach it again.
-    #[error("the unit stores entries without looking at them again")]
-    PlainStore,
     /// The accessed bit is set by any walk, so what a read hides it shows.
     #[error("a translation cached by a read hides later writes")]
     ReadHidesWrite,
+    /// The accessed bit cannot be set from the start, so it may as well count.
+    #[error("the unit sets no dirty bit beside an accessed bit")]
+    SparesMarked,
     /// No write goes without its bit, and no bit without being read.
     #[error("the unit sets dirty bits atomically and drains them")]
     Exact,
@@ -105,6 +138,8 @@ pub struct DirtyDecision {
     pub mode: DirtyMode,
     /// Why it is this one.
     pub reason: DirtyReason,
+    /// Whether a detached leaf can come back until the drain is over.
+    pub leaves_return: bool,
 }
 
 impl DirtyDecision {
@@ -118,14 +153,19 @@ impl DirtyDecision {
             (DirtyMode::MappedWritable, DirtyReason::NotDrained)
         } else if hardware.update == DirtyUpdate::Skipped {
             (DirtyMode::MappedWritable, DirtyReason::Skipped)
-        } else if hardware.update == DirtyUpdate::PlainStore {
-            (DirtyMode::MappedWritable, DirtyReason::PlainStore)
         } else if hardware.read_hides_write {
             (DirtyMode::AccessedBit, DirtyReason::ReadHidesWrite)
+        } else if hardware.spares_marked {
+            (DirtyMode::AccessedBit, DirtyReason::SparesMarked)
         } else {
             (DirtyMode::DirtyBit, DirtyReason::Exact)
         };
-        Self { mode, reason }
+        Self {
+            mode,
+            reason,
+            leaves_return: hardware.update == DirtyUpdate::PlainStore
+                && mode != DirtyMode::MappedWritable,
+        }
     }
 
     /// The bits of a leaf any of which is evidence: all of them where every page
@@ -133,7 +173,7 @@ impl DirtyDecision {
     pub(crate) fn evidence(self, format: impl EntryFormat) -> u64 {
         match self.mode {
             DirtyMode::MappedWritable => u64::MAX,
-            DirtyMode::AccessedBit => format.accessed(),
+            DirtyMode::AccessedBit => format.accessed() | format.dirty(),
             DirtyMode::DirtyBit => format.dirty(),
         }
     }
@@ -142,7 +182,7 @@ impl DirtyDecision {
     pub(crate) fn preset(self, format: impl EntryFormat) -> u64 {
         match self.mode {
             DirtyMode::MappedWritable => format.accessed() | format.dirty(),
-            DirtyMode::AccessedBit => format.dirty(),
+            DirtyMode::AccessedBit => 0,
             DirtyMode::DirtyBit => format.accessed(),
         }
     }
@@ -163,6 +203,7 @@ mod tests {
         coherent: true,
         drains_updates: true,
         read_hides_write: false,
+        spares_marked: false,
     };
 
     #[test]
@@ -202,25 +243,47 @@ mod tests {
                 },
                 DirtyReason::Skipped,
             ),
-            (
-                DirtyHardware {
-                    update: DirtyUpdate::PlainStore,
-                    read_hides_write: true,
-                    ..GOOD
-                },
-                DirtyReason::PlainStore,
-            ),
         ];
         for (hardware, reason) in doubts {
-            let mode = DirtyMode::MappedWritable;
-            assert_eq!(decide(hardware), DirtyDecision { mode, reason });
+            let decision = decide(hardware);
+            assert_eq!(decision.mode, DirtyMode::MappedWritable);
+            assert_eq!(decision.reason, reason);
         }
         assert_eq!(decide(GOOD).mode, DirtyMode::DirtyBit);
+    }
+
+    #[test]
+    fn where_the_dirty_bit_is_hidden_the_accessed_bit_counts_and_both_are_cleared() {
         let hides = DirtyHardware {
             read_hides_write: true,
             ..GOOD
         };
-        assert_eq!(decide(hides).mode, DirtyMode::AccessedBit);
+        let spares = DirtyHardware {
+            spares_marked: true,
+            ..GOOD
+        };
+        for hardware in [hides, spares] {
+            let decision = DirtyDecision::new(VtdFirstStage, hardware);
+            assert_eq!(decision.mode, DirtyMode::AccessedBit);
+            assert_eq!(decision.evidence(VtdFirstStage), 0x60);
+            assert_eq!(decision.preset(VtdFirstStage), 0);
+        }
+    }
+
+    #[test]
+    fn detached_leaves_are_looked_at_again_only_where_a_store_can_bring_them_back() {
+        let stores = DirtyHardware {
+            update: DirtyUpdate::PlainStore,
+            ..GOOD
+        };
+        assert!(DirtyDecision::new(VtdFirstStage, stores).leaves_return);
+        assert!(!DirtyDecision::new(VtdFirstStage, GOOD).leaves_return);
+        let undrained = DirtyHardware {
+            drains_updates: false,
+            ..stores
+        };
+        let decision = DirtyDecision::new(VtdFirstStage, undrained);
+        assert!(!decision.leaves_return, "all bits are set from the start");
     }
 
     #[test]

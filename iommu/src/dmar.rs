@@ -11,6 +11,7 @@
 //! Firmware is not trusted to be right: [`Dmar::parse`] checks every length, down
 //! to the device scopes, so that reading on cannot fail.
 
+use crate::acpi_table::{self, TableError, bytes_at, u16_at, u64_at};
 use crate::unit::SourceId;
 use bitflags::bitflags;
 use hv_core::{Gpa, Hpa};
@@ -31,15 +32,9 @@ const INCLUDE_PCI_ALL: u8 = 1;
 /// Why a table was refused. Offsets are in bytes from the table's start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum DmarError {
-    /// It does not start with "DMAR".
-    #[error("the signature is not DMAR")]
-    Signature,
-    /// It says it is shorter than its header, or longer than the memory it is in.
-    #[error("the table's length is wrong")]
-    Length,
-    /// Its bytes do not add up to 0.
-    #[error("the table's checksum is wrong")]
-    Checksum,
+    /// Its header.
+    #[error(transparent)]
+    Table(#[from] TableError),
     /// A structure is shorter than its type demands or goes past the table.
     #[error("the remapping structure at offset {0} has a wrong length")]
     Structure(usize),
@@ -73,24 +68,8 @@ pub struct Dmar<'t> {
 impl<'t> Dmar<'t> {
     /// Checks the table at the start of `bytes`, which may be longer than it.
     pub fn parse(bytes: &'t [u8]) -> Result<Self, DmarError> {
-        if bytes.get(..4) != Some(SIGNATURE) {
-            return Err(DmarError::Signature);
-        }
-        let table = u32_at(bytes, 4)
-            .and_then(|length| bytes.get(..usize::try_from(length).ok()?))
-            .ok_or(DmarError::Length)?;
-        let [width, flags] = *table
-            .get(36..STRUCTURES)
-            .and_then(|fields| fields.first_chunk())
-            .ok_or(DmarError::Length)?;
-        if table
-            .iter()
-            .fold(0, |sum: u8, byte| sum.wrapping_add(*byte))
-            != 0
-        {
-            return Err(DmarError::Checksum);
-        }
-        let structures = table.get(STRUCTURES..).ok_or(DmarError::Length)?;
+        let (header, structures) = acpi_table::parse(bytes, SIGNATURE, STRUCTURES)?;
+        let [width, flags] = bytes_at(header, 36).ok_or(TableError::Length)?;
         check(structures)?;
         Ok(Self {
             host_address_width: width.saturating_add(1),
@@ -354,20 +333,4 @@ fn scopes(mut rest: &[u8]) -> impl Iterator<Item = DeviceScope<'_>> {
         rest = after;
         Some(scope)
     })
-}
-
-fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes_at(bytes, at).map(u16::from_le_bytes)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes_at(bytes, at).map(u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes_at(bytes, at).map(u64::from_le_bytes)
 }

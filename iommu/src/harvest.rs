@@ -24,6 +24,7 @@ use heapless::Vec;
 use hv_core::Hpa;
 use hv_core::dirty::DirtySource;
 use hv_core::memory::PhysMemory;
+use hv_core::sabotage::{Sabotage, is_active};
 
 /// How many tables wait for one drain when leaves are merged.
 const MERGED_PER_DRAIN: usize = 64;
@@ -55,7 +56,7 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
             let Some(touched) = self.tables.take_evidence(root) else {
                 continue;
             };
-            let drained = self.drain(domain, Scope::Pages(touched.range()));
+            let drained = self.drain_cleared(domain, Scope::Pages(touched.range()));
             // Also when the drain failed: better a page too many than one too few.
             self.tables.for_each_taken(root, &mut |pages, leaf| {
                 marked += pages.count();
@@ -83,6 +84,9 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
                 .check_unit()
                 .and_then(|()| self.drain(domain, Scope::Domain));
             drained.inspect_err(|_| self.mark_writable())?;
+            if is_active(Sabotage::MappedDirty) {
+                continue;
+            }
             self.tables.for_each_written(root, &mut |pages, leaf| {
                 self.mark_pages(leaf.hpa, pages.count(), DirtySource::Mapped);
             });
@@ -98,9 +102,17 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         while let Some((domain, root)) = self.domain_from(&mut next) {
             self.tables.split_leaves(&mut self.pool, root);
             self.tables.clear_evidence(root);
-            self.drain(domain, Scope::Domain)?;
+            self.drain_cleared(domain, Scope::Domain)?;
         }
         Ok(())
+    }
+
+    /// The drain after evidence was cleared.
+    fn drain_cleared(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError> {
+        if is_active(Sabotage::EvidenceDrain) {
+            return Ok(());
+        }
+        self.drain(domain, scope)
     }
 
     /// Puts large leaves together again.

@@ -15,6 +15,7 @@
 //! Firmware is not trusted to be right: [`Ivrs::parse`] checks every length, down
 //! to the device entries, so that reading on cannot fail.
 
+use crate::acpi_table::{self, TableError, u16_at, u64_at};
 use crate::unit::SourceId;
 use bitflags::bitflags;
 use hv_core::Hpa;
@@ -37,15 +38,9 @@ const IVMD_SIZE: usize = 32;
 /// Why a table was refused. Offsets are in bytes from the table's start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum IvrsError {
-    /// It does not start with "IVRS".
-    #[error("the signature is not IVRS")]
-    Signature,
-    /// It says it is shorter than its header, or longer than the memory it is in.
-    #[error("the table's length is wrong")]
-    Length,
-    /// Its bytes do not add up to 0.
-    #[error("the table's checksum is wrong")]
-    Checksum,
+    /// Its header.
+    #[error(transparent)]
+    Table(#[from] TableError),
     /// A block is shorter than its type demands or goes past the table.
     #[error("the block at offset {0} has a wrong length")]
     Block(usize),
@@ -83,19 +78,7 @@ pub struct Ivrs<'t> {
 impl<'t> Ivrs<'t> {
     /// Checks the table at the start of `bytes`, which may be longer than it.
     pub fn parse(bytes: &'t [u8]) -> Result<Self, IvrsError> {
-        if bytes.get(..4) != Some(SIGNATURE) {
-            return Err(IvrsError::Signature);
-        }
-        let table = u32_at(bytes, 4)
-            .and_then(|length| bytes.get(..usize::try_from(length).ok()?))
-            .ok_or(IvrsError::Length)?;
-        let blocks = table.get(BLOCKS..).ok_or(IvrsError::Length)?;
-        let sum = table
-            .iter()
-            .fold(0, |sum: u8, byte| sum.wrapping_add(*byte));
-        if sum != 0 {
-            return Err(IvrsError::Checksum);
-        }
+        let (_, blocks) = acpi_table::parse(bytes, SIGNATURE, BLOCKS)?;
         check(blocks)?;
         Ok(Self { blocks })
     }
@@ -336,20 +319,4 @@ fn entries(mut rest: &[u8]) -> impl Iterator<Item = Devices> {
         Some(devices)
     })
     .flatten()
-}
-
-fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes_at(bytes, at).map(u16::from_le_bytes)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes_at(bytes, at).map(u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes_at(bytes, at).map(u64::from_le_bytes)
 }

@@ -13,6 +13,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod acpi_table;
 pub mod addr;
 pub mod amdvi;
 mod attach;

@@ -2,7 +2,7 @@
 
 use crate::amdvi::event::Refusal;
 use crate::dirty_mode::DirtyHardware;
-use crate::vtd::FaultReason;
+use crate::vtd::{FaultReason, ScalableFaultReason};
 use crate::{Iova, IovaRange};
 use core::fmt;
 use hv_core::Hpa;
@@ -105,10 +105,15 @@ pub enum FaultCause {
 impl fmt::Display for FaultCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Vtd(code) => match FaultReason::from_code(*code) {
-                Some(reason) => reason.fmt(f),
-                None => write!(f, "reason {code:#x}"),
-            },
+            Self::Vtd(code) => {
+                let legacy = FaultReason::from_code(*code);
+                let scalable = ScalableFaultReason::from_code(*code);
+                match (legacy, scalable) {
+                    (Some(reason), _) => reason.fmt(f),
+                    (_, Some(reason)) => reason.fmt(f),
+                    (None, None) => write!(f, "reason {code:#x}"),
+                }
+            }
             Self::AmdVi(refusal) => refusal.fmt(f),
         }
     }

@@ -46,6 +46,9 @@ use hv_core::memory::{GuestMemory, PhysMemory};
 use hv_core::sabotage::{Sabotage, is_active};
 use hv_core::{Hpa, PAGE_SIZE};
 
+/// How often a leaf can come back: once for its accessed and its dirty bit each.
+const MAX_RETURNS: usize = 2;
+
 /// What an unmap did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Unmapped {
@@ -182,11 +185,37 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         let Some(touched) = self.tables.detach(place, keep) else {
             return Ok(Unmapped::default());
         };
-        let drained = self.drain(domain, Scope::Pages(touched.range()));
+        let drained = self
+            .drain(domain, Scope::Pages(touched.range()))
+            .and_then(|()| self.drain_returned(domain, place, keep));
         // Also when the drain failed: better a page too many than one too few. Then
         // nothing is released.
         let unmapped = self.report_and_release(place, bitmap, drained.is_ok());
         drained.map(|()| unmapped)
+    }
+
+    /// Detaches and drains anew what came back during the drain, until nothing does:
+    /// on units that may bring leaves back (see [`crate::dirty_mode`]), there are
+    /// none on others.
+    #[inline]
+    fn drain_returned(
+        &mut self,
+        domain: DomainId,
+        place: &Place<'m>,
+        keep: Option<Keep<'_>>,
+    ) -> Result<(), UnitError> {
+        if !self.dirty.leaves_return {
+            return Ok(());
+        }
+        for _ in 0..=MAX_RETURNS {
+            let Some(returned) = self.tables.detach_returned(place, keep) else {
+                return Ok(());
+            };
+            self.drain(domain, Scope::Pages(returned.range()))?;
+        }
+        self.unit_is_lost = true;
+        log::error!("the remapping unit is lost, it keeps leaves of {domain:?}");
+        Err(UnitError::NoAnswer)
     }
 
     /// Marks what devices may have written through the detached leaves: what

@@ -1,6 +1,7 @@
 //! The DMAR parser against tables good and bad.
 
 use hv_core::{Gpa, Hpa};
+use iommu::acpi_table::TableError;
 use iommu::dmar::{Dmar, DmarError, DmarFlags, GuestUnit};
 use iommu::unit::SourceId;
 use proptest::prelude::*;
@@ -90,18 +91,30 @@ fn wrong_headers_are_told_apart() {
     let good = table(&drhd(1, 0xfed9_0000, &[]));
     let error = |bytes: &[u8]| Dmar::parse(bytes).err();
     assert_eq!(error(&good), None);
-    assert_eq!(error(&[]), Some(DmarError::Signature));
-    assert_eq!(error(&good[1..]), Some(DmarError::Signature));
-    assert_eq!(error(&good[..63]), Some(DmarError::Length));
-    assert_eq!(error(&good[..5]), Some(DmarError::Length));
+    assert_eq!(error(&[]), Some(DmarError::Table(TableError::Signature)));
+    assert_eq!(
+        error(&good[1..]),
+        Some(DmarError::Table(TableError::Signature))
+    );
+    assert_eq!(
+        error(&good[..63]),
+        Some(DmarError::Table(TableError::Length))
+    );
+    assert_eq!(
+        error(&good[..5]),
+        Some(DmarError::Table(TableError::Length))
+    );
     for length in [0u8, 35, 47] {
         let mut short = good.clone();
         short[4] = length;
-        assert_eq!(error(&short), Some(DmarError::Length));
+        assert_eq!(error(&short), Some(DmarError::Table(TableError::Length)));
     }
     let mut flipped = good.clone();
     flipped[20] ^= 4;
-    assert_eq!(error(&flipped), Some(DmarError::Checksum));
+    assert_eq!(
+        error(&flipped),
+        Some(DmarError::Table(TableError::Checksum))
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use hv_core::Hpa;
+use iommu::acpi_table::TableError;
 use iommu::ivrs::{IvhdFlags, Ivrs, IvrsError};
 use iommu::unit::SourceId;
 use proptest::prelude::*;
@@ -172,18 +173,30 @@ fn wrong_headers_are_told_apart() {
     let good = table(&ivhd(0x10, 2, 0x1000, &[]));
     let error = |bytes: &[u8]| Ivrs::parse(bytes).err();
     assert_eq!(error(&good), None);
-    assert_eq!(error(&[]), Some(IvrsError::Signature));
-    assert_eq!(error(&good[1..]), Some(IvrsError::Signature));
-    assert_eq!(error(&good[..71]), Some(IvrsError::Length));
-    assert_eq!(error(&good[..5]), Some(IvrsError::Length));
+    assert_eq!(error(&[]), Some(IvrsError::Table(TableError::Signature)));
+    assert_eq!(
+        error(&good[1..]),
+        Some(IvrsError::Table(TableError::Signature))
+    );
+    assert_eq!(
+        error(&good[..71]),
+        Some(IvrsError::Table(TableError::Length))
+    );
+    assert_eq!(
+        error(&good[..5]),
+        Some(IvrsError::Table(TableError::Length))
+    );
     for length in [0u8, 35, 47] {
         let mut short = good.clone();
         short[4] = length;
-        assert_eq!(error(&short), Some(IvrsError::Length));
+        assert_eq!(error(&short), Some(IvrsError::Table(TableError::Length)));
     }
     let mut flipped = good.clone();
     flipped[20] ^= 4;
-    assert_eq!(error(&flipped), Some(IvrsError::Checksum));
+    assert_eq!(
+        error(&flipped),
+        Some(IvrsError::Table(TableError::Checksum))
+    );
 }
 
 #[test]

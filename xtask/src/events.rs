@@ -33,6 +33,10 @@ pub enum Event {
         unit: String,
         /// Whether it tells of the DMA it refuses.
         reports_faults: bool,
+        /// What counts as evidence that a device wrote a page.
+        dirty_mode: String,
+        /// Why it is that and no more.
+        dirty_reason: String,
     },
     /// A pre-copy round is complete (source).
     Round(Round),
@@ -167,10 +171,13 @@ mod tests {
 
         for (line, expected) in [
             (
-                r#"{"event":"iommu","unit":"AMD-Vi","reports_faults":false}"#,
+                r#"{"event":"iommu","unit":"AMD-Vi","reports_faults":false,
+                    "dirty_mode":"mapped-writable","dirty_reason":"it sets none"}"#,
                 Event::Iommu {
                     unit: "AMD-Vi".into(),
                     reports_faults: false,
+                    dirty_mode: "mapped-writable".into(),
+                    dirty_reason: "it sets none".into(),
                 },
             ),
             (r#"{"event":"switchover"}"#, Event::Switchover),

@@ -8,6 +8,8 @@ pub enum Iommu {
     /// Intel VT-d in legacy mode
     #[default]
     Vtd,
+    /// Intel VT-d in scalable mode, with first-stage tables
+    VtdFs,
     /// AMD-Vi
     Amd,
 }
@@ -17,6 +19,8 @@ impl Iommu {
     pub fn device(self) -> &'static str {
         match self {
             Self::Vtd => "intel-iommu,intremap=off",
+            // First-stage tables have four levels, so need all 48 address bits.
+            Self::VtdFs => "intel-iommu,intremap=off,x-scalable-mode=on,x-flts=on,aw-bits=48",
             // Without pt=off QEMU 10.0 leaves devices untranslated, and its
             // interrupt remapping does not work for the IOAPIC.
             Self::Amd => "amd-iommu,pt=off,intremap=off",
@@ -27,7 +31,7 @@ impl Iommu {
     /// event log, so nobody can tell the guest of the transfers that were refused.
     pub fn guest_options(self) -> &'static [&'static str] {
         match self {
-            Self::Vtd => &[],
+            Self::Vtd | Self::VtdFs => &[],
             Self::Amd => &["faults=unreported"],
         }
     }

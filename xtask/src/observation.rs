@@ -39,6 +39,8 @@ pub struct Observation {
     pub booted: Option<String>,
     /// The kind of its remapping unit.
     pub iommu: Option<String>,
+    /// What counts as evidence that a device wrote a page, and why.
+    pub dirty_mode: Option<(String, String)>,
     /// Whether the unit refuses DMA without telling.
     pub faults_unreported: bool,
     /// Why it refused to start, if it did.
@@ -86,8 +88,11 @@ impl Observation {
             Event::Iommu {
                 unit,
                 reports_faults,
+                dirty_mode,
+                dirty_reason,
             } => {
                 self.iommu = Some(unit);
+                self.dirty_mode = Some((dirty_mode, dirty_reason));
                 self.faults_unreported = !reports_faults;
             }
             Event::Round(round) => self.rounds.push(round),

@@ -20,17 +20,20 @@ pub enum Sabotage {
     MappedDirty,
     /// Writes by the hypervisor's own device emulation are not logged
     EmulationDirty,
+    /// Accessed and dirty bits are cleared without dropping cached translations
+    EvidenceDrain,
 }
 
 impl Sabotage {
     /// Every sabotage, in the hypervisor's order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::UnmapReport,
         Self::UnmapOrder,
         Self::CpuDirty,
         Self::Iotlb,
         Self::MappedDirty,
         Self::EmulationDirty,
+        Self::EvidenceDrain,
     ];
 
     /// The name on command lines.

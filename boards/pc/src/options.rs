@@ -189,7 +189,7 @@ impl<'a> Options<'a> {
 }
 
 const SABOTAGES: &str =
-    "unmap-report, unmap-order, cpu-dirty, iotlb, mapped-dirty or emulation-dirty";
+    "unmap-report, unmap-order, cpu-dirty, iotlb, mapped-dirty, emulation-dirty or evidence-drain";
 
 /// Splits at the first word that is `--`: what is before it, and what is after.
 fn split_at_dashes(line: &str) -> (&str, &str) {

@@ -5,6 +5,7 @@ use super::vtd::VtdUnit;
 use crate::dirty_mode::DirtyHardware;
 use crate::tables::AnyFormat;
 use crate::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
+use core::fmt;
 use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
@@ -21,16 +22,18 @@ impl<R, M> AnyUnit<R, M> {
     /// The format of the tables that it walks.
     pub fn format(&self) -> AnyFormat {
         match self {
-            Self::Vtd(_) => AnyFormat::VtdSecondStage,
+            Self::Vtd(unit) => unit.format(),
             Self::AmdVi(_) => AnyFormat::AmdV1,
         }
     }
+}
 
-    /// The name of its kind.
-    pub fn name(&self) -> &'static str {
+/// Its kind and the way it is used, in words.
+impl<R: Mmio, M: PhysMemory> fmt::Display for AnyUnit<R, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Vtd(_) => "VT-d",
-            Self::AmdVi(_) => "AMD-Vi",
+            Self::Vtd(unit) => unit.description().fmt(f),
+            Self::AmdVi(_) => f.write_str("AMD-Vi"),
         }
     }
 }

@@ -3,4 +3,5 @@
 pub mod amdvi;
 pub mod any;
 mod poll;
+mod ring;
 pub mod vtd;

@@ -1,6 +1,6 @@
 //! The format of whatever unit the machine has.
 
-use super::{AmdV1, Entry, EntryFormat, Leaf, VtdSecondStage};
+use super::{AmdV1, Entry, EntryFormat, Leaf, VtdFirstStage, VtdSecondStage, VtdSecondStageDirty};
 use hv_core::Hpa;
 
 /// One of the formats, chosen when the machine is known.
@@ -8,6 +8,10 @@ use hv_core::Hpa;
 pub enum AnyFormat {
     /// Second-stage tables of VT-d.
     VtdSecondStage,
+    /// Second-stage tables of VT-d with accessed and dirty bits.
+    VtdSecondStageDirty,
+    /// First-stage tables of VT-d.
+    VtdFirstStage,
     /// Version 1 tables of AMD-Vi.
     AmdV1,
 }
@@ -18,6 +22,14 @@ macro_rules! with {
         match $any {
             AnyFormat::VtdSecondStage => {
                 let $format = VtdSecondStage;
+                $what
+            }
+            AnyFormat::VtdSecondStageDirty => {
+                let $format = VtdSecondStageDirty;
+                $what
+            }
+            AnyFormat::VtdFirstStage => {
+                let $format = VtdFirstStage;
                 $what
             }
             AnyFormat::AmdV1 => {
@@ -35,6 +47,10 @@ impl EntryFormat for AnyFormat {
 
     fn table(self, level: u8, table: Hpa, live: u64) -> u64 {
         with!(self, format => format.table(level, table, live))
+    }
+
+    fn address_bits(self, levels: u8) -> u8 {
+        with!(self, format => format.address_bits(levels))
     }
 
     fn decode(self, level: u8, entry: u64) -> Entry {

@@ -1,7 +1,7 @@
 //! What differs between the table formats of the vendors: the bits of one entry.
 
 use crate::space::Access;
-use hv_core::{Hpa, PAGE_SIZE};
+use hv_core::{Hpa, PAGE_SHIFT, PAGE_SIZE};
 
 /// One leaf, decoded: a run of pages of a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +48,11 @@ pub trait EntryFormat: Copy {
     /// An entry in a table of `level` (2 or higher) for the `table` below it, of
     /// which `live` entries are in use.
     fn table(self, level: u8, table: Hpa, live: u64) -> u64;
+
+    /// How many bits an address may have in tables of so many levels.
+    fn address_bits(self, levels: u8) -> u8 {
+        PAGE_SHIFT as u8 + 9 * levels
+    }
 
     /// What `entry` in a table of `level` means to the layer.
     fn decode(self, level: u8, entry: u64) -> Entry;

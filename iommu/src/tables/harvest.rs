@@ -26,10 +26,11 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
                 if !leaf.access.writes() {
                     return;
                 }
-                // The one bit is set and stays so until we clear it, the other is
-                // clear and ours: exclusive-or flips both at once, whatever the
-                // hardware does to the rest.
-                slot.fetch_xor(self.evidence | self.format.harvested(), Ordering::AcqRel);
+                // In one step, so that evidence set meanwhile is either taken or
+                // stays. The closure never declines, so neither does the update.
+                let _ = slot.fetch_update(Ordering::AcqRel, Ordering::Acquire, |entry| {
+                    Some((entry | self.format.harvested()) & !self.evidence)
+                });
                 hull = Some(hull.map_or(pages, |hull| hull.hull(pages)));
             },
         );

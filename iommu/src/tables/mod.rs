@@ -15,6 +15,7 @@ mod map;
 mod pages;
 mod place;
 mod resize;
+mod returned;
 mod settle;
 mod vtd;
 mod vtd_dirty;
@@ -58,12 +59,12 @@ pub(crate) struct Tables<'m, M, F> {
 impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
     /// The number of IOVA bits translated.
     pub(crate) fn address_width(&self) -> u8 {
-        PAGE_SHIFT as u8 + 9 * self.levels
+        self.format.address_bits(self.levels)
     }
 
     /// The last page that has a translation.
     pub(crate) fn last_page(&self) -> u64 {
-        slot_pages(self.levels + 1) - 1
+        (1 << (u32::from(self.address_width()) - PAGE_SHIFT)) - 1
     }
 
     /// Every page that has a translation.

@@ -16,12 +16,12 @@
 //!
 //! There is no right to write without the right to read: a write-only mapping can
 //! be read too. Translation needs a root at level 4, and addresses with bit 47 set
-//! are the upper half of a canonical address space.
+//! are the upper half of a canonical address space, which is not used.
 
 use super::{Entry, EntryFormat, Leaf};
 use crate::space::Access;
 use bitflags::bitflags;
-use hv_core::Hpa;
+use hv_core::{Hpa, PAGE_SHIFT};
 
 bitflags! {
     /// The single bits of an entry.
@@ -81,6 +81,11 @@ impl EntryFormat for VtdFirstStage {
     fn table(self, _level: u8, table: Hpa, live: u64) -> u64 {
         let bits = Bits::PRESENT | Bits::WRITE | Bits::USER | Bits::ACCESSED;
         self.with_live(bits.bits() | table.raw() & ADDRESS, live)
+    }
+
+    /// Addresses are canonical: those of the lower half, without the sign bit.
+    fn address_bits(self, levels: u8) -> u8 {
+        PAGE_SHIFT as u8 + 9 * levels - 1
     }
 
     #[inline]

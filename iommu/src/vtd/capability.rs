@@ -131,6 +131,17 @@ pub struct ExtendedCapabilities {
     /// IRO, bits 17:8, times 16: where the registers IVA and IOTLB lie in the
     /// register window, in bytes; below 16 KiB.
     pub iotlb_offset: u16,
+    /// SMTS, bit 43: there is a scalable mode.
+    pub scalable: bool,
+    /// SSADS, bit 45: second-stage tables can have accessed and dirty bits.
+    pub second_stage_dirty: bool,
+    /// SSTS, bit 46: scalable mode has second-stage tables.
+    pub second_stage: bool,
+    /// FSTS, bit 47: scalable mode has first-stage tables.
+    pub first_stage: bool,
+    /// SMPWC, bit 48: walks of paging tables in scalable mode can snoop the CPU's
+    /// caches.
+    pub walk_snoops: bool,
 }
 
 impl ExtendedCapabilities {
@@ -144,6 +155,11 @@ impl ExtendedCapabilities {
             pass_through: flag(raw, 6),
             snoop_control: flag(raw, 7),
             iotlb_offset: get(raw, 8, 10) as u16 * 16,
+            scalable: flag(raw, 43),
+            second_stage_dirty: flag(raw, 45),
+            second_stage: flag(raw, 46),
+            first_stage: flag(raw, 47),
+            walk_snoops: flag(raw, 48),
         }
     }
 
@@ -157,6 +173,11 @@ impl ExtendedCapabilities {
             | put(self.pass_through as u64, 6, 1)
             | put(self.snoop_control as u64, 7, 1)
             | put(self.iotlb_offset as u64 / 16, 8, 10)
+            | put(self.scalable as u64, 43, 1)
+            | put(self.second_stage_dirty as u64, 45, 1)
+            | put(self.second_stage as u64, 46, 1)
+            | put(self.first_stage as u64, 47, 1)
+            | put(self.walk_snoops as u64, 48, 1)
     }
 }
 

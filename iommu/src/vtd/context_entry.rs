@@ -35,10 +35,20 @@ impl AddressWidth {
         }
     }
 
-    const fn field(self) -> u64 {
+    /// The field AW.
+    pub(super) const fn field(self) -> u64 {
         match self {
             Self::Bits39 => 1,
             Self::Bits48 => 2,
+        }
+    }
+
+    /// The width that the field AW means, if it is one of these.
+    pub(super) const fn of_field(field: u64) -> Option<Self> {
+        match field {
+            1 => Some(Self::Bits39),
+            2 => Some(Self::Bits48),
+            _ => None,
         }
     }
 }
@@ -107,10 +117,8 @@ impl ContextEntry {
             2 if extended.pass_through => TranslationType::PassThrough,
             _ => return Err(FaultReason::ContextInvalid),
         };
-        let width = match get(high, 0, 3) {
-            1 => AddressWidth::Bits39,
-            2 => AddressWidth::Bits48,
-            _ => return Err(FaultReason::ContextInvalid),
+        let Some(width) = AddressWidth::of_field(get(high, 0, 3)) else {
+            return Err(FaultReason::ContextInvalid);
         };
         let domain = get(high, 8, 16) as u16;
         if !capabilities.supports(width) || domain as u32 >= capabilities.domain_count() {

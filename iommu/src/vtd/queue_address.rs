@@ -1,7 +1,7 @@
 //! The invalidation queue's place (VT-d 4.1, 11.4.9.3 "Invalidation Queue Address
 //! Register").
 
-use super::bits::{flag, get, put};
+use super::bits::{get, put};
 use super::descriptor::Descriptor;
 
 /// IQA of a queue of 128-bit descriptors.
@@ -14,10 +14,13 @@ pub struct QueueAddress {
 }
 
 impl QueueAddress {
+    /// DW, bit 11: descriptors have 256 bits.
+    pub const WIDE: u64 = 1 << 11;
+
     /// Reads the register's value; `None` if DW (bit 11) asks for 256-bit
     /// descriptors, which only scalable mode has.
     pub const fn decode(raw: u64) -> Option<Self> {
-        if flag(raw, 11) {
+        if raw & Self::WIDE != 0 {
             return None;
         }
         Some(Self {

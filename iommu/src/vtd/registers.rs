@@ -15,6 +15,8 @@ pub const GSTS: usize = 0x1c;
 /// RTADDR, 64 bits: the root table's address in bits 63:12; its format in
 /// bits 11:10 (00 = legacy).
 pub const RTADDR: usize = 0x20;
+/// RTADDR: TTM = 01, the root table is one of scalable mode.
+pub const RTADDR_SCALABLE: u64 = 1 << 10;
 /// CCMD, 64 bits: context-cache invalidation by register.
 pub const CCMD: usize = 0x28;
 /// FSTS, 32 bits: see [`FaultStatus`].

@@ -23,6 +23,7 @@ pub const TRUSTED: DirtyHardware = DirtyHardware {
     coherent: true,
     drains_updates: true,
     read_hides_write: false,
+    spares_marked: false,
 };
 
 /// A unit that does what it is asked, at once.

@@ -12,9 +12,11 @@ pub struct Format {
     pub keeps_present: bool,
 }
 
-pub const FORMATS: [Format; 2] = [
+pub const FORMATS: [Format; 4] = [
     Format::sound(AnyFormat::VtdSecondStage),
     Format::sound(AnyFormat::AmdV1),
+    Format::sound(AnyFormat::VtdSecondStageDirty),
+    Format::sound(AnyFormat::VtdFirstStage),
 ];
 
 impl Format {

@@ -99,6 +99,11 @@ impl<'m> Hardware<'m> {
         }
     }
 
+    /// Whether a page that can be written can be read in any case.
+    pub fn writes_imply_reads(&self) -> bool {
+        self.format == AnyFormat::VtdFirstStage
+    }
+
     /// A device reads: the translation is cached. Says whether it was allowed.
     pub fn read(&self, device: SourceId, iova: Iova) -> bool {
         let mut state = self.state.borrow_mut();
@@ -211,7 +216,10 @@ impl<'m> Hardware<'m> {
             let words = self.mem.frame(table).expect("walk beyond memory").words();
             let entry = words[index as usize].load(Ordering::SeqCst);
             let step = match self.format {
-                AnyFormat::VtdSecondStage => vtd_step(entry, level),
+                AnyFormat::VtdSecondStage => vtd_step(entry, level, 0xf00),
+                // A and D, in leaves and above, are not reserved.
+                AnyFormat::VtdSecondStageDirty => vtd_step(entry, level, 0xc00),
+                AnyFormat::VtdFirstStage => first_stage_step(entry, level),
                 AnyFormat::AmdV1 => amd_step(entry, level),
             }?;
             read &= step.read;
@@ -266,13 +274,27 @@ struct Step {
 
 /// VT-d second stage: bit 0 reads, bit 1 writes, bit 7 a leaf above level 1;
 /// without rights it is not present.
-fn vtd_step(entry: u64, level: u8) -> Option<Step> {
+fn vtd_step(entry: u64, level: u8, reserved: u64) -> Option<Step> {
     if entry & 3 == 0 {
         return None;
     }
-    assert_eq!(entry & (1 << 62 | 0xf00), 0, "reserved bits are set");
+    assert_eq!(entry & (1 << 62 | reserved), 0, "reserved bits are set");
     Some(Step {
         read: entry & 1 != 0,
+        write: entry & 2 != 0,
+        is_leaf: level == 1 || entry & 0x80 != 0,
+    })
+}
+
+/// VT-d first stage: bit 0 present and readable, bit 1 writes, bit 2 for all
+/// requests, bit 7 a leaf above level 1, bit 63 never.
+fn first_stage_step(entry: u64, level: u8) -> Option<Step> {
+    if entry & 1 == 0 {
+        return None;
+    }
+    assert_eq!(entry & (1 << 63 | 1 << 2), 1 << 2, "not for user requests");
+    Some(Step {
+        read: true,
         write: entry & 2 != 0,
         is_leaf: level == 1 || entry & 0x80 != 0,
     })

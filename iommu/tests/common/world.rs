@@ -337,7 +337,7 @@ impl World<'_> {
     pub fn device_read(&mut self, device: SourceId, page: u64) -> Result<(), Violation> {
         let allowed = self
             .reach(device, page)
-            .is_some_and(|(_, access)| access.reads());
+            .is_some_and(|(_, access)| access.reads() || self.hardware.writes_imply_reads());
         let done = self.hardware.read(device, iova(page));
         check(
             done == allowed,

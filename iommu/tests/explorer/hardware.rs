@@ -37,6 +37,9 @@ pub enum Variant {
     FAccessed,
     /// A cached entry that is not dirty lets writes pass.
     G,
+    /// QEMU's first-stage unit: like `FAccessed`, like `G`, and nothing is set in an
+    /// entry that has either bit.
+    Emulated,
     /// The wait does not wait for writes let through.
     N,
     /// The wait knows nothing of walks.
@@ -44,7 +47,7 @@ pub enum Variant {
 }
 
 impl Variant {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::A,
         Self::AInPlace,
         Self::B,
@@ -56,6 +59,7 @@ impl Variant {
         Self::F,
         Self::FAccessed,
         Self::G,
+        Self::Emulated,
         Self::N,
         Self::M,
     ];
@@ -66,12 +70,13 @@ impl Variant {
             update: match self {
                 Self::B | Self::BInPlace | Self::E | Self::EUndrained => DirtyUpdate::Atomic,
                 Self::C | Self::CWrite => DirtyUpdate::Skipped,
-                Self::F | Self::FAccessed => DirtyUpdate::PlainStore,
+                Self::F | Self::FAccessed | Self::Emulated => DirtyUpdate::PlainStore,
                 _ => DirtyUpdate::Rechecked,
             },
             coherent: true,
             drains_updates: self != Self::EUndrained,
-            read_hides_write: self == Self::G,
+            read_hides_write: matches!(self, Self::G | Self::Emulated),
+            spares_marked: self == Self::Emulated,
         }
     }
 }
@@ -261,7 +266,8 @@ impl Hardware {
         if !request.write {
             return self.access_by_read(index, hit);
         }
-        if hit.entry & WRITE != 0 && (hit.entry & DIRTY != 0 || self.variant == Variant::G) {
+        let lets_pass = matches!(self.variant, Variant::G | Variant::Emulated);
+        if hit.entry & WRITE != 0 && (hit.entry & DIRTY != 0 || lets_pass) {
             self.requests[index].phase = Phase::Posted(hit);
             Effect::Nothing
         } else if hit.entry & WRITE != 0 && in_place {
@@ -348,7 +354,8 @@ impl Hardware {
                         .push((found.place, missing, request.straddles));
                 }
                 Variant::F if !request.write => slot.store(now | missing, Ordering::SeqCst),
-                Variant::F | Variant::FAccessed => {
+                Variant::Emulated if found.entry & wanted != 0 => {}
+                Variant::F | Variant::FAccessed | Variant::Emulated => {
                     slot.store(found.entry | missing, Ordering::SeqCst);
                 }
             }

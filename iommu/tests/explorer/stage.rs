@@ -36,6 +36,10 @@ pub enum Mutation {
     NoInvalidation,
     /// The wait does not wait.
     NoDrain,
+    /// No invalidation, but only when tracking starts.
+    StartKeepsCaches,
+    /// The wait does not wait, but only when tracking starts.
+    StartDoesNotWait,
     /// The invalidation drops leaves only.
     LeavesOnly,
     /// Invalidation and drain come before all else.
@@ -69,6 +73,8 @@ pub struct Stage<'m> {
     before: Cell<u64>,
     /// Whether an unmap is under way.
     pub in_call: Cell<bool>,
+    /// Whether tracking is being started.
+    pub starting: Cell<bool>,
     pub deferred: Cell<bool>,
     generations: [Cell<u32>; GUEST_FRAMES as usize],
     sent: [Cell<u64>; GUEST_FRAMES as usize],
@@ -99,6 +105,7 @@ impl<'m> Stage<'m> {
             knowledge: Cell::new(0),
             before: Cell::new(0),
             in_call: Cell::new(false),
+            starting: Cell::new(false),
             deferred: Cell::new(false),
             generations: Default::default(),
             sent: Default::default(),
@@ -216,10 +223,15 @@ impl<'m> Stage<'m> {
 
     /// Invalidates and waits, now.
     pub fn invalidate_and_wait(&self) {
-        if self.mutation != Mutation::NoInvalidation {
+        let mutation = match self.mutation {
+            Mutation::StartKeepsCaches if self.starting.get() => Mutation::NoInvalidation,
+            Mutation::StartDoesNotWait if self.starting.get() => Mutation::NoDrain,
+            other => other,
+        };
+        if mutation != Mutation::NoInvalidation {
             self.hardware.borrow_mut().invalidate();
         }
-        if self.running.get() && self.mutation != Mutation::NoDrain {
+        if self.running.get() && mutation != Mutation::NoDrain {
             self.schedule(&|| self.hardware.borrow().is_drained());
         } else {
             self.pause();

@@ -7,7 +7,7 @@ use hv_core::memory::{AddSlotError, FramePool, GuestMemory, PhysMemory, Slot};
 use hv_core::mmio::Mmio;
 use hv_core::{Gfn, Hpa, PAGE_SHIFT, PAGE_SIZE};
 use iommu::dmar::{Dmar, DmarError};
-use iommu::host::vtd::{Coherency, StartError, VtdUnit};
+use iommu::host::vtd::{Implementation, StartError, VtdUnit};
 use iommu::layer::{MapError, TooFewPins};
 use iommu::space::{DmaSpace, SpaceError};
 use iommu::tables::VtdSecondStage;
@@ -118,7 +118,7 @@ impl Rig {
             unsafe { MmioWindow::new(registers) }.ok_or(RigError::NoUnit)
         });
         let unit_pool = FramePool::new(Hpa::new(unit_frames.start), UNIT_FRAMES);
-        let unit = VtdUnit::start(window?, memory, unit_pool, Coherency::Assured)?;
+        let unit = VtdUnit::start(window?, memory, unit_pool, Implementation::Emulated)?;
         let mut dma = Iommu::new(Parts {
             mem: memory,
             format: VtdSecondStage,

@@ -7,7 +7,7 @@ use hv_core::memory::{AddSlotError, Frame, FramePool, GuestMemory, PhysMemory, S
 use hv_core::{Gfn, Hpa, PAGE_SHIFT, PAGE_SIZE};
 use iommu::addr::RangeError as IovaRangeError;
 use iommu::dmar::{Dmar, DmarError};
-use iommu::host::vtd::{Coherency, StartError, VtdUnit};
+use iommu::host::vtd::{Implementation, StartError, VtdUnit};
 use iommu::layer::{MapError, TooFewPins};
 use iommu::space::{Access, Attachment, DmaSpace, SpaceError};
 use iommu::tables::VtdSecondStage;
@@ -137,7 +137,7 @@ impl Machine {
             registers(unit_range(boot, source)?)?,
             memory,
             pool(0),
-            Coherency::Assured,
+            Implementation::Emulated,
         )?;
         let mut dma = Iommu::new(Parts {
             mem: memory,

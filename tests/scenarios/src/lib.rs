@@ -17,6 +17,8 @@ use xtask::verdict::{Expect, Verdict, judge};
 pub struct Moved {
     /// The source's figures.
     pub migrated: Migrated,
+    /// What counted on the source as evidence of a device's write.
+    pub dirty_mode: String,
     /// The guest's account of its pages, given on the destination.
     pub account: Account,
     /// Faults that the hardware of both machines recorded.
@@ -44,6 +46,7 @@ pub fn migrates(run: &Run) -> Moved {
     let outcome = succeeds(run, Expect::Migrates);
     Moved {
         dma_faults: outcome.source.dma_faults + outcome.destination.dma_faults,
+        dirty_mode: outcome.source.dirty_mode.unwrap_or_default().0,
         migrated: outcome.source.migrated.expect("a part of the verdict"),
         account: outcome.destination.account.expect("a part of the verdict"),
     }

@@ -9,6 +9,7 @@ use xtask::iommu::Iommu;
 use xtask::observation::Observation;
 use xtask::run::Run;
 use xtask::sabotage::Sabotage;
+use xtask::units::Size;
 use xtask::verdict::{Expect, judge};
 
 /// Runs with the mechanism broken and returns what was seen of the destination.
@@ -71,6 +72,17 @@ fn pages_are_lost_without_invalidations_on_amd_vi() {
         ..Run::new("sabotage-iotlb-amd-vi")
     });
     assert!(!seen.lost.is_empty(), "the guest found nothing: {seen:?}");
+}
+
+#[test]
+fn pages_are_lost_if_evidence_is_cleared_without_dropping_what_is_cached() {
+    red_in(&Run {
+        sabotage: Some(Sabotage::EvidenceDrain),
+        iommu: Iommu::VtdFs,
+        // Slowly, so that the device does more behind the harvests' backs.
+        max_bandwidth: Some(Size::mib(1)),
+        ..Run::new("sabotage-evidence-drain-vtd-fs")
+    });
 }
 
 #[test]

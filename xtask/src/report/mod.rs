@@ -48,6 +48,10 @@ pub struct Report {
     pub downtime: Downtime,
     /// The kind of remapping unit.
     pub iommu: String,
+    /// What counted on the source as evidence that a device wrote a page.
+    pub dirty_mode: String,
+    /// Why it was that and no more.
+    pub dirty_reason: String,
     /// Whether the remapping units tell of the DMA they refuse.
     pub dma_faults_reported: bool,
     /// Faults that the remapping hardware recorded on both machines.
@@ -100,6 +104,7 @@ impl Report {
         let figures = figures(outcome);
         let home = outcome.last_home();
         let account = home.account.clone().unwrap_or_default();
+        let (dirty_mode, dirty_reason) = outcome.source.dirty_mode.clone().unwrap_or_default();
         Self {
             scenario: run.scenario.clone(),
             seed: run.seed,
@@ -121,6 +126,8 @@ impl Report {
                 ack_us: figures.ack_us,
             },
             iommu: run.iommu.name(),
+            dirty_mode,
+            dirty_reason,
             dma_faults_reported: outcome.reports_faults(),
             dma_faults: outcome
                 .source

@@ -55,16 +55,21 @@ impl Report {
         vec![
             row("rounds", grouped(self.rounds), ""),
             row("pages sent", grouped(self.pages_sent), ""),
+            row(
+                "device evidence",
+                self.dirty_mode.clone(),
+                &self.dirty_reason,
+            ),
             row("dirty by CPU", grouped(self.pages_dirty_cpu), "pages"),
             row(
                 "dirty, still mapped",
                 grouped(self.pages_dirty_mapped),
-                "pages a device could still write",
+                "pages still mapped, by this evidence",
             ),
             row(
                 "dirty, unmap report",
                 grouped(self.pages_dirty_unmap),
-                "pages a device could write until an unmap",
+                "pages unmapped, by this evidence",
             ),
             row(
                 "dirty by emulation",

@@ -6,10 +6,11 @@ use crate::events;
 use crate::host::Host;
 use hv_core::memory::FramePool;
 use iommu::amdvi;
+use iommu::dirty_mode::DirtyDecision;
 use iommu::dmar::Dmar;
 use iommu::host::amdvi::{AmdUnit, Facts};
 use iommu::host::any::AnyUnit;
-use iommu::host::vtd::{Coherency, VtdUnit};
+use iommu::host::vtd::{Implementation, VtdUnit};
 use iommu::ivrs::Ivrs;
 use iommu::unit::{HostUnit as _, SourceId};
 use log::info;
@@ -48,19 +49,28 @@ pub(super) fn start<'m>(
         acpi::IVRS => start_amd_vi(host, device, frames, pool)?,
         _ => start_vtd(host, device, frames, pool)?,
     };
-    let unit = &remapper.unit;
-    info!("iommu: {}, {} table levels", unit.name(), unit.levels());
+    report(&remapper.unit);
+    Ok(remapper)
+}
+
+/// Tells the operator what there is, and how far reports of writes can be exact.
+fn report(unit: &HostUnit<'_>) {
+    let DirtyDecision { mode, reason, .. } =
+        DirtyDecision::new(unit.format(), unit.dirty_hardware());
+    info!("iommu: {unit}, {} table levels", unit.levels());
+    info!("iommu: evidence of a device's write is {mode}: {reason}");
     if !unit.reports_faults() {
         info!("iommu: this unit refuses DMA without telling");
     }
     events::emit(
         "iommu",
         &[
-            ("unit", (&unit.name()).into()),
+            ("unit", unit.into()),
             ("reports_faults", unit.reports_faults().into()),
+            ("dirty_mode", (&mode).into()),
+            ("dirty_reason", (&reason).into()),
         ],
     );
-    Ok(remapper)
 }
 
 fn start_vtd<'m>(
@@ -73,7 +83,7 @@ fn start_vtd<'m>(
         .unit_for(0, device)
         .ok_or(BuildError::NoUnit)?;
     let registers = registers(unit.registers.raw(), VTD_WINDOW)?;
-    let unit = VtdUnit::start(registers, frames, pool, coherency())?;
+    let unit = VtdUnit::start(registers, frames, pool, implementation())?;
     Ok(Remapper {
         unit: AnyUnit::Vtd(unit),
         source_id: device,
@@ -105,12 +115,11 @@ fn registers(base: u64, bytes: u64) -> Result<MmioWindow, BuildError> {
     window(PhysRange::new(base, bytes).ok_or(BuildError::NoUnit)?)
 }
 
-/// QEMU's VT-d unit reads memory as any CPU does, but does not say so; an emulated
-/// machine shows itself by CPUID's hypervisor bit.
-fn coherency() -> Coherency {
+/// Whose unit it is: an emulated machine shows itself by CPUID's hypervisor bit.
+fn implementation() -> Implementation {
     if cpuid!(1).ecx >> 31 & 1 == 1 {
-        Coherency::Assured
+        Implementation::Emulated
     } else {
-        Coherency::AsReported
+        Implementation::Hardware
     }
 }

@@ -72,7 +72,8 @@ impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
     }
 
     fn execute(&mut self, command: Command) -> Result<(), UnitError> {
-        self.queue.execute(&self.registers, &self.mem, command)
+        self.queue
+            .execute(&self.registers, &self.mem, &[command.encode()])
     }
 }
 

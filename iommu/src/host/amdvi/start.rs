@@ -89,7 +89,7 @@ impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
         // Commands are fetched only by an enabled unit, so what an earlier owner
         // had it cache goes right after. The table blocks all devices already.
         registers.turn(Control::ENABLE, true);
-        queue.execute(&registers, &mem, Command::All)?;
+        queue.execute(&registers, &mem, &[Command::All.encode()])?;
 
         // QEMU 10.0 never writes its log. Whoever waits for a fault has to know.
         queue.provoke_event(&registers, &mem)?;

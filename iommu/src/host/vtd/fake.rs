@@ -1,11 +1,14 @@
-//! A VT-d unit for tests: registers, queue, context cache and IOTLB, caching all
-//! that caching mode allows and dropping only what it is told to.
+//! A VT-d unit for tests, of either mode: registers, queue, caches of context and
+//! PASID entries and IOTLB, caching all that caching mode allows and dropping only
+//! what it is told to.
 
 use crate::unit::SourceId;
 use crate::vtd::registers::*;
 use crate::vtd::{
     Capabilities, ContextCacheScope, ContextEntry, Descriptor, ExtendedCapabilities, FaultRecord,
-    FaultStatus, Global, IotlbScope, QueueAddress, RootEntry,
+    FaultStatus, Global, IotlbScope, PasidCacheScope, PasidDescriptor, PasidDirectoryEntry,
+    PasidEntry, PasidIotlbScope, PasidTable, QueueAddress, RootEntry, ScalableContextEntry,
+    ScalableRootEntry,
 };
 use core::cell::{RefCell, RefMut};
 use core::sync::atomic::Ordering;
@@ -23,12 +26,12 @@ pub(super) enum Event {
     Command(Global),
     /// A write to PMEN, with or without its enable bit.
     Protect(bool),
-    /// A descriptor was carried out; and whether the watched device's context
-    /// entry was present in memory at that moment.
-    Carried(Descriptor, bool),
+    /// A descriptor was carried out; and whether the watched device's entries were
+    /// present in memory at that moment.
+    Carried(u128, bool),
 }
 
-/// The domain and the second-stage table of a device.
+/// The domain and the paging table of a device.
 pub(super) type Context = (u16, u64);
 
 pub(super) struct State {
@@ -48,9 +51,13 @@ pub(super) struct State {
     pub(super) watched: SourceId,
     root: u64,
     queue: QueueAddress,
+    wide: bool,
     head: u64,
     tail: u64,
+    /// In legacy mode the whole context, in scalable mode the PASID directory.
     contexts: HashMap<SourceId, Option<Context>>,
+    /// By PASID directory.
+    pasids: HashMap<u64, Option<Context>>,
     translations: HashMap<(u16, u64), u64>,
 }
 
@@ -92,9 +99,11 @@ impl<'a> FakeUnit<'a> {
             watched: SourceId::new(0),
             root: 0,
             queue: QueueAddress { base: 0, order: 0 },
+            wide: false,
             head: 0,
             tail: 0,
             contexts: HashMap::new(),
+            pasids: HashMap::new(),
             translations: HashMap::new(),
         };
         Self {
@@ -113,7 +122,13 @@ impl<'a> FakeUnit<'a> {
         let mut state = self.state();
         assert!(state.status.contains(Global::TRANSLATION));
         let in_memory = state.context_in(self.arena, device);
-        let (domain, table) = (*state.contexts.entry(device).or_insert(in_memory))?;
+        let mut context = (*state.contexts.entry(device).or_insert(in_memory))?;
+        if state.is_scalable() {
+            let (_, directory) = context;
+            let in_memory = pasid_in(self.arena, directory);
+            context = (*state.pasids.entry(directory).or_insert(in_memory))?;
+        }
+        let (domain, table) = context;
         let cached = state.translations.entry((domain, page)).or_insert(table);
         Some(*cached)
     }
@@ -126,32 +141,50 @@ impl<'a> FakeUnit<'a> {
         {
             let at = state.queue.base + state.head;
             let raw = read128(self.arena, at);
-            let Ok(descriptor) = Descriptor::decode(raw) else {
-                state.faults |= FaultStatus::QUEUE_ERROR;
-                return;
-            };
             let present = state.context_in(self.arena, state.watched).is_some();
-            state.events.push(Event::Carried(descriptor, present));
-            state.carry_out(self.arena, descriptor);
+            state.events.push(Event::Carried(raw, present));
+            match (Descriptor::decode(raw), PasidDescriptor::decode(raw)) {
+                (Ok(descriptor), _) => state.carry_out(self.arena, descriptor),
+                (_, Some(descriptor)) if state.wide => state.carry_out_pasid(descriptor),
+                _ => {
+                    state.events.pop();
+                    state.faults |= FaultStatus::QUEUE_ERROR;
+                    return;
+                }
+            }
             state.head = state.queue.next(state.head);
+            if state.wide {
+                assert_eq!(
+                    read128(self.arena, at + 16),
+                    0,
+                    "the upper half is reserved"
+                );
+                state.head = state.queue.next(state.head);
+            }
         }
     }
 }
 
 impl State {
     /// The descriptors carried out so far, without the waits; forgets all events.
-    pub(super) fn take_invalidations(&mut self) -> Vec<(Descriptor, bool)> {
+    pub(super) fn take_invalidations(&mut self) -> Vec<(u128, bool)> {
         self.events
             .drain(..)
             .filter_map(|event| match event {
-                Event::Carried(Descriptor::Wait { .. }, _) => None,
-                Event::Carried(descriptor, present) => Some((descriptor, present)),
+                Event::Carried(raw, present) if !is_wait(raw) => Some((raw, present)),
                 _ => None,
             })
             .collect()
     }
 
+    fn is_scalable(&self) -> bool {
+        self.root & RTADDR_SCALABLE != 0
+    }
+
     fn context_in(&self, arena: &Arena, device: SourceId) -> Option<Context> {
+        if self.is_scalable() {
+            return scalable_context_in(arena, self.root & !0xfff, device);
+        }
         let root = self.root + u64::from(device.bus()) * RootEntry::SIZE as u64;
         let root = RootEntry::decode(read128(arena, root), 48).ok()?;
         let entry = root.context_table + u64::from(device.devfn()) * ContextEntry::SIZE as u64;
@@ -160,15 +193,41 @@ impl State {
         Some((entry.domain, entry.table))
     }
 
+    fn carry_out_pasid(&mut self, descriptor: PasidDescriptor) {
+        match descriptor {
+            PasidDescriptor::Cache(PasidCacheScope::Global) => self.pasids.clear(),
+            PasidDescriptor::Cache(PasidCacheScope::Domain { domain }) => {
+                self.pasids.retain(|_, entry| tag_of(entry) != domain);
+            }
+            PasidDescriptor::Iotlb {
+                domain,
+                pasid,
+                scope,
+            } => {
+                assert_eq!(pasid, 0, "requests have no PASID");
+                self.translations.retain(|(tag, page), _| match scope {
+                    PasidIotlbScope::All => *tag != domain,
+                    PasidIotlbScope::Pages { address, order, .. } => {
+                        *tag != domain || *page >> order != address >> 12 >> order
+                    }
+                });
+            }
+        }
+    }
+
     fn carry_out(&mut self, arena: &Arena, descriptor: Descriptor) {
         match descriptor {
             Descriptor::ContextCache(ContextCacheScope::Global) => self.contexts.clear(),
             Descriptor::ContextCache(ContextCacheScope::Device { domain, source, .. }) => {
-                let tag = |context: &Option<Context>| context.map_or(0, |(domain, _)| domain);
-                if self.contexts.get(&source).map(tag) == Some(domain) {
+                // Entries of scalable mode have no domain to be told apart by.
+                let is_tagged = |entry| self.is_scalable() || tag_of(entry) == domain;
+                if self.contexts.get(&source).is_some_and(is_tagged) {
                     self.contexts.remove(&source);
                 }
             }
+            // First-stage translations are not its business.
+            Descriptor::Iotlb { scope, .. }
+                if scope != IotlbScope::Global && self.first_stage() => {}
             Descriptor::Iotlb { scope, .. } => {
                 self.translations.retain(|(tag, page), _| !match scope {
                     IotlbScope::Global => true,
@@ -190,12 +249,51 @@ impl State {
         }
     }
 
+    fn first_stage(&self) -> bool {
+        self.is_scalable() && !self.extended.second_stage_dirty
+    }
+
     fn command(&mut self, command: Global) {
         self.events.push(Event::Command(command));
         let lasting = command.difference(Global::ONE_SHOT);
         let was_set = self.status & Global::ROOT_TABLE;
         self.status = lasting | was_set | command & Global::ROOT_TABLE;
     }
+}
+
+pub(super) fn is_wait(raw: u128) -> bool {
+    matches!(Descriptor::decode(raw), Ok(Descriptor::Wait { .. }))
+}
+
+/// The domain by which a cached entry is found; 0 for an absent one.
+fn tag_of(entry: &Option<Context>) -> u16 {
+    entry.map_or(0, |(domain, _)| domain)
+}
+
+/// The PASID directory of a device.
+fn scalable_context_in(arena: &Arena, root: u64, device: SourceId) -> Option<Context> {
+    let half = read64(arena, root + ScalableRootEntry::word_of(device) as u64 * 8);
+    let table = ScalableRootEntry::decode_half(half)?;
+    let entry = read64(
+        arena,
+        table + ScalableContextEntry::word_of(device) as u64 * 8,
+    );
+    let entry = ScalableContextEntry::decode(entry);
+    entry.present.then_some((0, entry.pasid_directory))
+}
+
+/// The entry of PASID 0.
+fn pasid_in(arena: &Arena, directory: u64) -> Option<Context> {
+    let table = PasidDirectoryEntry::decode(read64(arena, directory))?.table;
+    let words = [0, 8, 16].map(|offset| read64(arena, table + offset));
+    let entry = PasidEntry::decode(words)?;
+    let (PasidTable::FirstStage { root } | PasidTable::SecondStage { root, .. }) = entry.table;
+    Some((entry.domain, root))
+}
+
+fn read64(arena: &Arena, at: u64) -> u64 {
+    let words = arena.frame(Hpa::new(at & !0xfff)).unwrap().words();
+    words[(at & 0xfff) as usize / 8].load(Ordering::Acquire)
 }
 
 fn read128(arena: &Arena, at: u64) -> u128 {
@@ -257,7 +355,11 @@ impl Mmio for FakeUnit<'_> {
     fn write64(&self, offset: usize, value: u64) {
         match offset {
             RTADDR => self.state().root = value,
-            IQA => self.state().queue = QueueAddress::decode(value).unwrap(),
+            IQA => {
+                let mut state = self.state();
+                state.wide = value & QueueAddress::WIDE != 0;
+                state.queue = QueueAddress::decode(value & !QueueAddress::WIDE).unwrap();
+            }
             IQT => {
                 self.state().tail = value;
                 if self.state().status.contains(Global::QUEUED_INVALIDATION) {

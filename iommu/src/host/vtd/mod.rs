@@ -1,10 +1,11 @@
-//! The driver for an Intel VT-d unit in legacy mode.
+//! The driver for an Intel VT-d unit, in legacy and in scalable mode.
 //!
-//! It owns the unit's root and context tables and its invalidation queue. The
-//! second-stage tables belong to the domains and only pass through here as a root
-//! address.
+//! It owns the unit's invalidation queue and the tables that lead from a device to
+//! its domain. The paging tables belong to the domains and only pass through here
+//! as a root address. Which mode and which paging tables are used is decided in
+//! [`choice`].
 //!
-//! The life of one device's context entry:
+//! The life of one device's entry:
 //!
 //! ```text
 //!             attach                      attach (first blocks)
@@ -17,9 +18,13 @@
 //! An entry never goes from one domain to another in one step: hardware may read
 //! its two halves separately and would mix them.
 
+mod choice;
 mod fault;
+mod invalidation;
+mod legacy_tables;
 mod queue;
 mod registers;
+mod scalable_tables;
 mod start;
 mod tables;
 
@@ -28,21 +33,22 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
-pub use start::{Coherency, StartError};
+pub use choice::Implementation;
+pub use start::StartError;
 
-use crate::IovaRange;
+use crate::dirty_mode::{DirtyHardware, DirtyUpdate};
+use crate::tables::AnyFormat;
 use crate::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
-use crate::vtd::{
-    AddressWidth, Capabilities, ContextCacheScope, ContextEntry, Descriptor, IotlbScope,
-    TranslationType,
-};
+use crate::vtd::Capabilities;
+use choice::Translation;
+use core::fmt;
 use fault::FaultReader;
+use hv_core::Hpa;
 use hv_core::memory::{FramePool, PhysMemory};
 use hv_core::mmio::Mmio;
-use hv_core::{Hpa, PAGE_SHIFT};
 use queue::Queue;
 use registers::Registers;
-use tables::Tables;
+use tables::{Tables, Target};
 
 /// A running VT-d unit, reached through the register window `R`, its tables
 /// through `M`.
@@ -53,7 +59,8 @@ pub struct VtdUnit<R, M> {
     mem: M,
     pool: FramePool,
     capabilities: Capabilities,
-    width: AddressWidth,
+    implementation: Implementation,
+    translation: Translation,
     tables: Tables,
     queue: Queue,
     faults: FaultReader,
@@ -65,7 +72,12 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
         &self.capabilities
     }
 
-    /// The number the context entry shall carry. 0 belongs to the unit: in
+    /// The mode and the tables it is used with, in words.
+    pub fn description(&self) -> impl fmt::Display {
+        self.translation
+    }
+
+    /// The number the device's entry shall carry. 0 belongs to the unit: in
     /// caching mode it tags entries that were absent.
     fn number(&self, domain: DomainId) -> Result<u16, UnitError> {
         let number = domain.number();
@@ -73,34 +85,45 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
         valid.then_some(number).ok_or(UnitError::OutOfRange)
     }
 
-    /// Drops what is cached of `device`'s context entry and then everything that
-    /// was translated by it, and drains.
+    /// Drops what is cached of `device`'s entries and then everything that was
+    /// translated by them, and drains.
     ///
-    /// The context cache comes first, and is waited for: a DMA that still used a
-    /// cached context entry could otherwise refill the IOTLB right behind its
+    /// The entries come first, and each kind is waited for: a DMA that still used a
+    /// cached one could otherwise refill the next cache right behind its
     /// invalidation. The drain at the end covers every DMA that got through by
     /// then.
     fn forget(&mut self, device: SourceId, tag: u16, domain: u16) -> Result<(), UnitError> {
-        self.execute(Descriptor::ContextCache(ContextCacheScope::Device {
-            domain: tag,
-            source: device,
-            function_mask: 0,
-        }))?;
-        self.execute(drained(IotlbScope::Domain { domain }))
+        for descriptor in invalidation::entries(self.translation, device, tag) {
+            self.execute(descriptor)?;
+        }
+        self.execute(invalidation::domain(self.translation, domain))
     }
 
-    fn execute(&mut self, descriptor: Descriptor) -> Result<(), UnitError> {
-        self.queue.execute(&self.registers, &self.mem, descriptor)
+    fn execute(&mut self, descriptor: u128) -> Result<(), UnitError> {
+        self.queue
+            .execute(&self.registers, &self.mem, &[descriptor])
+    }
+}
+
+impl<R, M> VtdUnit<R, M> {
+    /// The format of the tables that it walks.
+    pub fn format(&self) -> AnyFormat {
+        self.translation.format()
     }
 }
 
 impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<R, M> {
     fn levels(&self) -> u8 {
-        self.width.levels()
+        self.translation.levels()
     }
 
     fn has_large_leaves(&self) -> bool {
-        self.capabilities.large_2m
+        match self.translation {
+            // A unit that stores back what it read could undo the change when a
+            // large leaf is split.
+            Translation::FirstStage => self.dirty_hardware().update != DirtyUpdate::PlainStore,
+            Translation::Legacy(_) | Translation::SecondStageDirty(_) => self.capabilities.large_2m,
+        }
     }
 
     fn caches_absent(&self) -> bool {
@@ -109,23 +132,24 @@ impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<R, M> {
         self.capabilities.caching_mode || self.capabilities.write_buffer_flush
     }
 
+    fn dirty_hardware(&self) -> DirtyHardware {
+        self.translation.dirty_hardware(self.implementation)
+    }
+
     fn attach(&mut self, device: SourceId, domain: DomainId, root: Hpa) -> Result<(), UnitError> {
         let number = self.number(domain)?;
         if !root.is_page_aligned() {
             return Err(UnitError::OutOfRange);
         }
-        let entry = ContextEntry {
-            silent: false,
-            translation: TranslationType::Untranslated,
-            table: root.raw(),
-            width: self.width,
+        let target = Target {
             domain: number,
+            root,
         };
         // The only step that can fail with the unit in good health comes first, so
         // that the device keeps its old translation then.
         self.tables.reserve(&self.mem, &mut self.pool, device)?;
         self.block(device)?;
-        self.tables.publish(&self.mem, device, entry)?;
+        self.tables.publish(&self.mem, device, target)?;
         // In caching mode the absence may be cached, under domain 0. The IOTLB is
         // cleaned as well, so that a domain number used before starts afresh.
         self.forget(device, 0, number)
@@ -141,42 +165,15 @@ impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<R, M> {
 
     fn invalidate(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError> {
         let domain = self.number(domain)?;
-        let scope = match scope {
-            Scope::Pages(range) => pages(&self.capabilities, domain, range),
-            Scope::Domain => IotlbScope::Domain { domain },
-        };
-        self.execute(drained(scope))
+        self.execute(match scope {
+            Scope::Pages(range) => {
+                invalidation::pages(self.translation, &self.capabilities, domain, range)
+            }
+            Scope::Domain => invalidation::domain(self.translation, domain),
+        })
     }
 
     fn take_fault(&mut self) -> Option<DmaFault> {
         self.faults.take(&self.registers)
-    }
-}
-
-/// The invalidation that waits for the DMA in flight, reads and writes.
-fn drained(scope: IotlbScope) -> Descriptor {
-    Descriptor::Iotlb {
-        scope,
-        drain_reads: true,
-        drain_writes: true,
-    }
-}
-
-/// The smallest invalidation the unit knows that covers `range`: an aligned power
-/// of two of pages, or the domain where that is too large for it.
-fn pages(capabilities: &Capabilities, domain: u16, range: IovaRange) -> IotlbScope {
-    let first = range.start().raw() >> PAGE_SHIFT;
-    let last = range.last_page().raw() >> PAGE_SHIFT;
-    // Page numbers that share all bits from `order` up lie in one such block.
-    let order = (u64::BITS - (first ^ last).leading_zeros()) as u8;
-    if !capabilities.page_selective || order > capabilities.max_address_mask {
-        return IotlbScope::Domain { domain };
-    }
-    IotlbScope::Pages {
-        domain,
-        address: (first >> order << order) << PAGE_SHIFT,
-        order,
-        // Whole tables may have been unlinked: entries above the leaves go too.
-        leaves_only: false,
     }
 }

@@ -1,33 +1,32 @@
 //! The invalidation queue.
-//!
-//! One descriptor at a time, each followed by a wait descriptor that has the unit
-//! write a status word. When [`Queue::execute`] returns the queue is empty, so
-//! there is always room and never a question which wait was answered.
 
 use super::registers::Registers;
 use super::start::StartError;
 use crate::host::poll::poll;
+use crate::host::ring::{Port, Ring};
 use crate::unit::UnitError;
 use crate::vtd::registers::{IQA, IQH, IQT, QUEUE_OFFSET};
 use crate::vtd::{Descriptor, FaultStatus, Global, QueueAddress, StatusWrite};
-use core::sync::atomic::{Ordering, fence};
+use core::fmt::Debug;
 use hv_core::Hpa;
-use hv_core::memory::{Frame, FramePool, PhysMemory};
+use hv_core::memory::{FramePool, PhysMemory};
 use hv_core::mmio::Mmio;
+
+/// How large a queue's descriptors are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum DescriptorSize {
+    /// 128 bits (IQA.DW = 0): all that legacy mode has.
+    Bits128,
+    /// 256 bits (IQA.DW = 1): what scalable mode's own descriptors need. Those of
+    /// legacy mode are padded with zeros.
+    Bits256,
+}
 
 /// The queue and the status word, one frame each.
 pub(super) struct Queue {
-    address: QueueAddress,
-    status: Hpa,
-    /// Where the next descriptor goes, a byte offset.
-    tail: u64,
-    /// What the last wait descriptor had the unit write.
-    sequence: u32,
-    /// Whether the write buffer is flushed before each descriptor.
+    ring: Ring,
+    /// Whether the write buffer is flushed before each use.
     flush_first: bool,
-    /// Set for good once the unit failed to answer: which descriptors it has
-    /// carried out is not known any more.
-    lost: bool,
 }
 
 impl Queue {
@@ -36,25 +35,23 @@ impl Queue {
         registers: &Registers<R>,
         mem: &impl PhysMemory,
         pool: &mut FramePool,
+        size: DescriptorSize,
         flush_first: bool,
     ) -> Result<Self, StartError> {
-        let base = pool.take(mem).ok_or(StartError::OutOfMemory)?;
-        let status = pool.take(mem).ok_or(StartError::OutOfMemory)?;
-        let address = QueueAddress {
-            base: base.raw(),
+        let (slot, wide) = match size {
+            DescriptorSize::Bits128 => (Descriptor::SIZE as u64, 0),
+            DescriptorSize::Bits256 => (2 * Descriptor::SIZE as u64, QueueAddress::WIDE),
+        };
+        let ring = Ring::new(mem, pool, slot).ok_or(StartError::OutOfMemory)?;
+        let place = QueueAddress {
+            base: ring.base().raw(),
             order: 0,
         };
+        // The size first: it says how the tail is read.
+        registers.window.write64(IQA, place.encode() | wide);
         registers.window.write64(IQT, 0);
-        registers.window.write64(IQA, address.encode());
         registers.turn(Global::QUEUED_INVALIDATION, true)?;
-        Ok(Self {
-            address,
-            status,
-            tail: 0,
-            sequence: 0,
-            flush_first,
-            lost: false,
-        })
+        Ok(Self { ring, flush_first })
     }
 
     /// Turns off a queue that an earlier owner left on, once it is empty.
@@ -71,79 +68,42 @@ impl Queue {
 
     /// Whether the unit has answered everything so far.
     pub(super) fn health(&self) -> Result<(), UnitError> {
-        if self.lost {
-            Err(UnitError::NoAnswer)
-        } else {
-            Ok(())
-        }
+        self.ring.health()
     }
 
-    /// Has the unit carry out `descriptor` and waits for it. Stores to tables
-    /// made before the call are what the unit reads from then on.
+    /// Has the unit carry out `descriptors` in this order, and waits for it.
     pub(super) fn execute<R: Mmio>(
         &mut self,
         registers: &Registers<R>,
         mem: &impl PhysMemory,
-        descriptor: Descriptor,
-    ) -> Result<(), UnitError> {
-        self.health()?;
-        let result = self.post_and_wait(registers, mem, descriptor);
-        self.lost = result.is_err();
-        result
-    }
-
-    fn post_and_wait<R: Mmio>(
-        &mut self,
-        registers: &Registers<R>,
-        mem: &impl PhysMemory,
-        descriptor: Descriptor,
+        descriptors: &[u128],
     ) -> Result<(), UnitError> {
         if self.flush_first {
             registers.flush_write_buffer()?;
         }
-        self.sequence = self.sequence.wrapping_add(1);
-        let wait = Descriptor::Wait {
+        self.ring.execute(registers, mem, descriptors)
+    }
+}
+
+impl<R: Mmio> Port for Registers<R> {
+    fn wait_command(&self, address: Hpa, number: u32) -> u128 {
+        Descriptor::Wait {
             status: Some(StatusWrite {
-                address: self.status.raw(),
-                data: self.sequence,
+                address: address.raw(),
+                data: number,
             }),
             interrupt: false,
             fence: false,
-        };
-        let base = Hpa::new(self.address.base);
-        let queue = mem.frame(base).ok_or(UnitError::NoAnswer)?;
-        self.push(queue, descriptor);
-        self.push(queue, wait);
-        // Table entries and descriptors before the doorbell: the unit may fetch as
-        // soon as it sees the new tail.
-        fence(Ordering::Release);
-        registers.window.write64(IQT, self.tail);
-
-        let status = mem.frame(self.status).ok_or(UnitError::NoAnswer)?;
-        poll(|| {
-            // Acquire: whatever the drained DMA wrote is read only after this.
-            if status.words()[0].load(Ordering::Acquire) as u32 == self.sequence {
-                return Ok(true);
-            }
-            let failed = registers.fault_status() & FaultStatus::QUEUE_FAILURES;
-            if failed.is_empty() {
-                Ok(false)
-            } else {
-                log::error!("VT-d: invalidation failed: {failed:?} at {descriptor:?}");
-                Err(UnitError::NoAnswer)
-            }
-        })
+        }
+        .encode()
     }
 
-    /// Writes a descriptor into the next slot. The unit does not see it yet.
-    #[inline]
-    fn push(&mut self, queue: &Frame, descriptor: Descriptor) {
-        let slot = self.tail as usize / 8;
-        let raw = descriptor.encode();
-        if let [low, high, ..] = &queue.words()[slot..] {
-            low.store(raw as u64, Ordering::Relaxed);
-            high.store((raw >> 64) as u64, Ordering::Relaxed);
-        }
-        self.tail = self.address.next(self.tail);
+    fn ring_doorbell(&self, tail: u64) {
+        self.window.write64(IQT, tail);
+    }
+
+    fn failure(&self) -> Option<impl Debug> {
+        let failed = self.fault_status() & FaultStatus::QUEUE_FAILURES;
+        (!failed.is_empty()).then_some(failed)
     }
 }

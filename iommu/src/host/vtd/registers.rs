@@ -4,7 +4,6 @@ use crate::host::poll::poll;
 use crate::unit::UnitError;
 use crate::vtd::registers::{CAP, ECAP, FSTS, GCMD, GSTS, PMEN, PMEN_ENABLE, PMEN_STATUS, RTADDR};
 use crate::vtd::{Capabilities, ExtendedCapabilities, FaultStatus, Global};
-use hv_core::Hpa;
 use hv_core::mmio::Mmio;
 
 /// The unit's register window.
@@ -32,9 +31,9 @@ impl<R: Mmio> Registers<R> {
         poll(|| Ok(self.state().contains(what) == on))
     }
 
-    /// Makes `root` the root table.
-    pub(super) fn set_root_table(&self, root: Hpa) -> Result<(), UnitError> {
-        self.window.write64(RTADDR, root.raw());
+    /// Makes `root`, an address and a mode, the root table.
+    pub(super) fn set_root_table(&self, root: u64) -> Result<(), UnitError> {
+        self.window.write64(RTADDR, root);
         self.turn(Global::ROOT_TABLE, true)
     }
 

@@ -1,30 +1,20 @@
 //! Bringing a unit up.
 
 use super::VtdUnit;
-use super::drained;
+use super::choice::{Implementation, Translation};
 use super::fault::FaultReader;
-use super::queue::Queue;
+use super::invalidation::drained;
+use super::queue::{DescriptorSize, Queue};
 use super::registers::Registers;
 use super::tables::Tables;
 use crate::unit::UnitError;
 use crate::vtd::registers::VER;
 use crate::vtd::{
-    AddressWidth, Capabilities, ContextCacheScope, Descriptor, ExtendedCapabilities, Global,
-    IotlbScope,
+    Capabilities, ContextCacheScope, Descriptor, ExtendedCapabilities, Global, IotlbScope,
+    PasidCacheScope, PasidDescriptor,
 };
 use hv_core::memory::{FramePool, PhysMemory};
 use hv_core::mmio::Mmio;
-
-/// Whether a unit sees what this CPU stored, without the cache lines being written
-/// back first. This driver, like the domains' tables, never writes any back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Coherency {
-    /// As the unit says (ECAP.C). Right on hardware.
-    AsReported,
-    /// It does, whatever it says. Right for an emulated unit only, which reads
-    /// memory as any CPU does: QEMU's works so and leaves ECAP.C clear.
-    Assured,
-}
 
 /// Why a unit cannot be used. The capability names are those of the
 /// specification, for whoever has to look for another machine.
@@ -33,8 +23,10 @@ pub enum StartError {
     /// Nothing answers at the register window, or something else does.
     #[error("no VT-d unit at this address (version register reads {0:#x})")]
     NoUnit(u32),
-    /// Neither 39-bit nor 48-bit tables (CAP.SAGAW).
-    #[error("the unit offers neither 3-level nor 4-level second-stage tables (CAP.SAGAW)")]
+    /// Neither 39-bit nor 48-bit tables (CAP.SAGAW), nor usable first-stage ones.
+    #[error(
+        "the unit offers neither 3-level nor 4-level second-stage tables (CAP.SAGAW), nor first-stage ones (ECAP.FSTS)"
+    )]
     NoTableWidth,
     /// No invalidation queue (ECAP.QI).
     #[error("the unit has no invalidation queue (ECAP.QI)")]
@@ -44,7 +36,7 @@ pub enum StartError {
     #[error("the unit cannot drain DMA in flight on invalidation (CAP.DWD, CAP.DRD)")]
     NoDrain,
     /// The unit does not snoop the CPU's caches (ECAP.C), and nobody vouched that
-    /// it need not; see [`Coherency`].
+    /// it need not; see [`Implementation`].
     #[error("the unit does not read its tables coherently (ECAP.C)")]
     NotCoherent,
     /// The pool has fewer than three frames.
@@ -59,15 +51,16 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
     /// Takes the unit over from whoever used it, with every device blocked.
     ///
     /// `window` is the unit's register window, of 4 KiB or what the DMAR table
-    /// says. `pool` gives three frames now and one for each PCI bus a device is
-    /// attached on; the unit must be able to read `mem`'s frames at their
+    /// says. `pool` gives three frames now and, for devices that are attached, one
+    /// for each PCI bus in legacy mode; in scalable mode one for each half of a bus
+    /// and two for each device. The unit must be able to read `mem`'s frames at their
     /// addresses. Until this returns DMA may pass as it did before; on an error it
     /// may go on doing so, untranslated.
     pub fn start(
         window: R,
         mem: M,
         mut pool: FramePool,
-        coherency: Coherency,
+        implementation: Implementation,
     ) -> Result<Self, StartError> {
         let registers = Registers { window };
         let version = registers.window.read32(VER);
@@ -75,7 +68,9 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
             return Err(StartError::NoUnit(version));
         }
         let capabilities = registers.capabilities();
-        let width = check(&capabilities, &registers.extended_capabilities(), coherency)?;
+        let extended = registers.extended_capabilities();
+        check(&capabilities, &extended)?;
+        let translation = Translation::choose(&capabilities, &extended, implementation)?;
 
         for leftover in [Global::TRANSLATION, Global::INTERRUPT_REMAPPING] {
             if registers.state().contains(leftover) {
@@ -89,19 +84,19 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
         Queue::stop_leftover(&registers)?;
 
         let flush_first = capabilities.write_buffer_flush;
-        let mut queue = Queue::start(&registers, &mem, &mut pool, flush_first)?;
-        let tables = Tables::new(&mem, &mut pool).ok_or(StartError::OutOfMemory)?;
+        let size = match translation.is_scalable() {
+            true => DescriptorSize::Bits256,
+            false => DescriptorSize::Bits128,
+        };
+        let mut queue = Queue::start(&registers, &mem, &mut pool, size, flush_first)?;
+        let tables = Tables::new(&mem, &mut pool, translation, extended.walk_snoops)
+            .ok_or(StartError::OutOfMemory)?;
         if flush_first {
             registers.flush_write_buffer()?;
         }
-        registers.set_root_table(tables.root())?;
-        // Nothing cached may outlive the old root table. The context cache goes
-        // first, so that the IOTLB cannot be refilled through it.
-        for descriptor in [
-            Descriptor::ContextCache(ContextCacheScope::Global),
-            drained(IotlbScope::Global),
-        ] {
-            queue.execute(&registers, &mem, descriptor)?;
+        registers.set_root_table(tables.root_register())?;
+        for descriptor in everything(translation) {
+            queue.execute(&registers, &mem, &[descriptor])?;
         }
         registers.turn(Global::TRANSLATION, true)?;
         Ok(Self {
@@ -109,7 +104,8 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
             mem,
             pool,
             capabilities,
-            width,
+            implementation,
+            translation,
             tables,
             queue,
             faults,
@@ -117,24 +113,29 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
     }
 }
 
-/// Whether the unit has all that the promises of `HostUnit` need, and which table
-/// width it is used with: the smaller one, for it has the shorter walk.
-fn check(
-    capabilities: &Capabilities,
-    extended: &ExtendedCapabilities,
-    coherency: Coherency,
-) -> Result<AddressWidth, StartError> {
+/// Drops all that is cached, so that nothing outlives the old root table. In this
+/// order, so that no cache is refilled through the one before it (6.6 "Set Root
+/// Table Pointer Operation").
+fn everything(translation: Translation) -> impl Iterator<Item = u128> {
+    let contexts = Descriptor::ContextCache(ContextCacheScope::Global).encode();
+    let pasids = PasidDescriptor::Cache(PasidCacheScope::Global).encode();
+    let translations = drained(IotlbScope::Global).encode();
+    [
+        Some(contexts),
+        translation.is_scalable().then_some(pasids),
+        Some(translations),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Whether the unit has all that the promises of `HostUnit` need in any mode.
+fn check(capabilities: &Capabilities, extended: &ExtendedCapabilities) -> Result<(), StartError> {
     if !extended.queued_invalidation {
         return Err(StartError::NoQueue);
-    }
-    if !extended.coherent && coherency != Coherency::Assured {
-        return Err(StartError::NotCoherent);
     }
     if !(capabilities.drain_writes && capabilities.drain_reads) {
         return Err(StartError::NoDrain);
     }
-    [AddressWidth::Bits39, AddressWidth::Bits48]
-        .into_iter()
-        .find(|width| capabilities.supports(*width))
-        .ok_or(StartError::NoTableWidth)
+    Ok(())
 }

@@ -1,46 +1,72 @@
-//! The root table and the context tables.
+//! The tables that say which domain a device is in, of either mode.
 
+use super::choice::Translation;
+use super::legacy_tables::LegacyTables;
+use super::scalable_tables::ScalableTables;
 use crate::unit::{SourceId, UnitError};
-use crate::vtd::{ContextEntry, RootEntry};
-use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::Hpa;
 use hv_core::memory::{FramePool, PhysMemory};
 
-/// The host's own entries have no reserved address bits to be checked for.
-const ANY_WIDTH: u8 = 64;
+/// A domain as the unit sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Target {
+    /// The number that tags what is cached.
+    pub(super) domain: u16,
+    /// The root of its paging tables.
+    pub(super) root: Hpa,
+}
 
-/// The tables that say which domain a device is in: one frame for the root table
-/// and one for each bus a device was attached on.
-pub(super) struct Tables {
-    root: Hpa,
+/// Root table and all that hangs from it, but for the paging tables.
+pub(super) enum Tables {
+    Legacy(LegacyTables),
+    Scalable(ScalableTables),
+}
+
+/// Evaluates an expression with `$tables` as the tables there are.
+macro_rules! with {
+    ($any:expr, $tables:ident => $what:expr) => {
+        match $any {
+            Tables::Legacy($tables) => $what,
+            Tables::Scalable($tables) => $what,
+        }
+    };
 }
 
 impl Tables {
-    /// Tables in which every device is blocked.
-    pub(super) fn new(mem: &impl PhysMemory, pool: &mut FramePool) -> Option<Self> {
-        pool.take(mem).map(|root| Self { root })
+    /// Tables in which every device is blocked. `walk_snoops` is ECAP.SMPWC.
+    pub(super) fn new(
+        mem: &impl PhysMemory,
+        pool: &mut FramePool,
+        translation: Translation,
+        walk_snoops: bool,
+    ) -> Option<Self> {
+        let root = pool.take(mem)?;
+        Some(match translation {
+            Translation::Legacy(width) => Self::Legacy(LegacyTables { root, width }),
+            Translation::FirstStage | Translation::SecondStageDirty(_) => {
+                Self::Scalable(ScalableTables {
+                    root,
+                    translation,
+                    walk_snoops,
+                })
+            }
+        })
     }
 
-    /// The root table's address.
-    pub(super) fn root(&self) -> Hpa {
-        self.root
+    /// What the register of the root table is to hold.
+    pub(super) fn root_register(&self) -> u64 {
+        with!(self, tables => tables.root_register())
     }
 
-    /// Makes sure there is a context table for `device`'s bus. Every device on a
-    /// bus that had none stays blocked, as before.
+    /// Makes sure there is an entry for `device`. Devices that had none stay
+    /// blocked, as before.
     pub(super) fn reserve(
         &self,
         mem: &impl PhysMemory,
         pool: &mut FramePool,
         device: SourceId,
     ) -> Result<(), UnitError> {
-        let entry = EntrySlot::find(mem, self.root, device.bus()).ok_or(UnitError::OutOfMemory)?;
-        if RootEntry::decode(entry.read(), ANY_WIDTH).is_err() {
-            let table = pool.take(mem).ok_or(UnitError::OutOfMemory)?;
-            let context_table = table.raw();
-            entry.publish(RootEntry { context_table }.encode());
-        }
-        Ok(())
+        with!(self, tables => tables.reserve(mem, pool, device)).ok_or(UnitError::OutOfMemory)
     }
 
     /// Fills `device`'s entry, which is absent and not cached as present.
@@ -48,61 +74,14 @@ impl Tables {
         &self,
         mem: &impl PhysMemory,
         device: SourceId,
-        entry: ContextEntry,
+        target: Target,
     ) -> Result<(), UnitError> {
-        let slot = self.context(mem, device).ok_or(UnitError::OutOfMemory)?;
-        slot.publish(entry.encode());
-        Ok(())
+        with!(self, tables => tables.publish(mem, device, target)).ok_or(UnitError::OutOfMemory)
     }
 
     /// Empties `device`'s entry and returns the domain it was in; `None` if it was
     /// empty. The unit may go on using the old entry until it has invalidated it.
     pub(super) fn withdraw(&self, mem: &impl PhysMemory, device: SourceId) -> Option<u16> {
-        ContextEntry::domain_of(self.context(mem, device)?.withdraw())
-    }
-
-    fn context<'m>(&self, mem: &'m impl PhysMemory, device: SourceId) -> Option<EntrySlot<'m>> {
-        let root = EntrySlot::find(mem, self.root, device.bus())?.read();
-        let root = RootEntry::decode(root, ANY_WIDTH).ok()?;
-        EntrySlot::find(mem, Hpa::new(root.context_table), device.devfn())
-    }
-}
-
-/// The place of one root or context entry. P is bit 0 of the low half in both.
-struct EntrySlot<'m> {
-    low: &'m AtomicU64,
-    high: &'m AtomicU64,
-}
-
-impl<'m> EntrySlot<'m> {
-    /// Entry `index` of the table in the frame at `table`.
-    fn find(mem: &'m impl PhysMemory, table: Hpa, index: u8) -> Option<Self> {
-        let words = mem.frame(table)?.words();
-        let low = usize::from(index) * 2;
-        Some(Self {
-            low: words.get(low)?,
-            high: words.get(low + 1)?,
-        })
-    }
-
-    fn read(&self) -> u128 {
-        let low = self.low.load(Ordering::Relaxed);
-        let high = self.high.load(Ordering::Relaxed);
-        u128::from(low) | u128::from(high) << 64
-    }
-
-    /// High half first: hardware that sees P also sees all the rest. Release, so
-    /// that it sees the table pointed to as well.
-    fn publish(&self, raw: u128) {
-        self.high.store((raw >> 64) as u64, Ordering::Release);
-        self.low.store(raw as u64, Ordering::Release);
-    }
-
-    /// Clears the half with P and returns the entry as it was. The high half stays
-    /// for hardware that has read the low one already; without P it means nothing.
-    fn withdraw(&self) -> u128 {
-        let raw = self.read();
-        self.low.store(0, Ordering::Release);
-        raw
+        with!(self, tables => tables.withdraw(mem, device))
     }
 }

@@ -76,5 +76,11 @@ pub(super) const fn extended_capabilities() -> ExtendedCapabilities {
         // The host's tables do not carry the guest's snoop bits.
         snoop_control: false,
         iotlb_offset: IOTLB_OFFSET,
+        // Legacy mode is what every kernel drives.
+        scalable: false,
+        second_stage_dirty: false,
+        second_stage: false,
+        first_stage: false,
+        walk_snoops: false,
     }
 }

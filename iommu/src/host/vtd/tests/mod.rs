@@ -1,15 +1,21 @@
-use super::fake::{Event, FakeUnit};
+mod scalable;
+
+use super::fake::{Event, FakeUnit, is_wait};
+use super::invalidation::drained;
 use super::*;
-use crate::Iova;
 use crate::vtd::registers::PMEN_ENABLE;
-use crate::vtd::{FaultReason, FaultRecord, FaultStatus, Global};
+use crate::vtd::{
+    AddressWidth, ContextCacheScope, Descriptor, FaultReason, FaultRecord, FaultStatus, Global,
+    IotlbScope, PasidCacheScope, PasidDescriptor, PasidIotlbScope,
+};
+use crate::{Iova, IovaRange};
 use hv_core::testing::Arena;
 use std::vec::Vec;
 
 type Unit<'a> = VtdUnit<&'a FakeUnit<'a>, &'a Arena>;
 
 const BASE: Hpa = Hpa::new(0x10_0000);
-const FRAMES: usize = 8;
+const FRAMES: usize = 16;
 const DEVICE: SourceId = SourceId::new(0x0018);
 const TABLE_A: Hpa = Hpa::new(0xa000);
 const TABLE_B: Hpa = Hpa::new(0xb000);
@@ -20,19 +26,34 @@ fn arena() -> Arena {
 
 fn start<'a>(fake: &'a FakeUnit<'a>, arena: &'a Arena) -> Result<Unit<'a>, StartError> {
     let pool = FramePool::new(BASE, FRAMES as u64);
-    VtdUnit::start(fake, arena, pool, Coherency::AsReported)
+    VtdUnit::start(fake, arena, pool, Implementation::Hardware)
 }
 
 fn domain(number: u16) -> DomainId {
     DomainId::new(number)
 }
 
-fn context_of(domain: u16) -> Descriptor {
+fn context_of(domain: u16) -> u128 {
     Descriptor::ContextCache(ContextCacheScope::Device {
         domain,
         source: DEVICE,
         function_mask: 0,
     })
+    .encode()
+}
+
+fn iotlb(scope: IotlbScope) -> u128 {
+    drained(scope).encode()
+}
+
+/// Gives the unit a scalable mode, with one kind of tables.
+fn make_scalable(fake: &FakeUnit<'_>, second_stage: bool) {
+    let extended = &mut fake.state().extended;
+    extended.scalable = true;
+    extended.walk_snoops = true;
+    extended.first_stage = !second_stage;
+    extended.second_stage = second_stage;
+    extended.second_stage_dirty = second_stage;
 }
 
 #[test]
@@ -50,9 +71,9 @@ fn translation_goes_on_last_after_the_old_state_was_dropped() {
         .events
         .iter()
         .copied()
-        .filter(|event| !matches!(event, Event::Carried(Descriptor::Wait { .. }, _)))
+        .filter(|event| !matches!(event, Event::Carried(raw, _) if is_wait(*raw)))
         .collect();
-    let global = Descriptor::ContextCache(ContextCacheScope::Global);
+    let global = Descriptor::ContextCache(ContextCacheScope::Global).encode();
     assert_eq!(
         events,
         [
@@ -61,7 +82,7 @@ fn translation_goes_on_last_after_the_old_state_was_dropped() {
             Event::Command(kept | queue),
             Event::Command(kept | queue | Global::ROOT_TABLE),
             Event::Carried(global, false),
-            Event::Carried(drained(IotlbScope::Global), false),
+            Event::Carried(iotlb(IotlbScope::Global), false),
             Event::Command(kept | queue | Global::TRANSLATION),
         ]
     );
@@ -118,7 +139,7 @@ fn a_unit_that_does_not_snoop_is_accepted_only_on_someones_word() {
     let fake = FakeUnit::new(&arena);
     fake.state().extended.coherent = false;
     let pool = FramePool::new(BASE, FRAMES as u64);
-    assert!(VtdUnit::start(&fake, &arena, pool, Coherency::Assured).is_ok());
+    assert!(VtdUnit::start(&fake, &arena, pool, Implementation::Emulated).is_ok());
 }
 
 #[test]
@@ -148,9 +169,9 @@ fn a_device_is_taken_out_and_drained_before_it_enters_another_domain() {
         fake.state().take_invalidations(),
         [
             (context_of(1), false),
-            (drained(IotlbScope::Domain { domain: 1 }), false),
+            (iotlb(IotlbScope::Domain { domain: 1 }), false),
             (context_of(0), true),
-            (drained(IotlbScope::Domain { domain: 2 }), true),
+            (iotlb(IotlbScope::Domain { domain: 2 }), true),
         ]
     );
 }
@@ -164,23 +185,14 @@ fn an_invalidation_is_followed_by_its_wait_and_nothing_else() {
     let range = IovaRange::new(Iova::new(0x5000), 3).unwrap();
     unit.invalidate(domain(3), Scope::Pages(range)).unwrap();
     let events = fake.state().events.clone();
-    let expected = drained(IotlbScope::Pages {
+    let expected = iotlb(IotlbScope::Pages {
         domain: 3,
         address: 0x4000,
         order: 2,
         leaves_only: false,
     });
     assert_eq!(events[0], Event::Carried(expected, false));
-    assert!(matches!(
-        events[1..],
-        [Event::Carried(
-            Descriptor::Wait {
-                status: Some(_),
-                ..
-            },
-            _
-        )]
-    ));
+    assert!(matches!(events[1..], [Event::Carried(raw, _)] if is_wait(raw)));
 }
 
 #[test]
@@ -253,7 +265,7 @@ fn a_bus_without_memory_for_its_table_is_refused_and_the_others_go_on() {
         &fake,
         &arena,
         FramePool::new(BASE, 4),
-        Coherency::AsReported,
+        Implementation::Hardware,
     )
     .unwrap();
     unit.attach(DEVICE, domain(1), TABLE_A).unwrap();
@@ -304,27 +316,44 @@ proptest::proptest! {
         };
         let range = IovaRange::new(Iova::new(first << 12), count).unwrap();
         let splits = |order: u8| first >> order != (first + count - 1) >> order;
-        match pages(&capabilities, 1, range) {
-            IotlbScope::Pages { address, order, .. } => {
+        let legacy = Translation::Legacy(AddressWidth::Bits39);
+        let raw = invalidation::pages(legacy, &capabilities, 1, range);
+        match Descriptor::decode(raw).unwrap() {
+            Descriptor::Iotlb { scope: IotlbScope::Pages { address, order, .. }, .. } => {
                 proptest::prop_assert!(order <= 9 && !splits(order));
                 proptest::prop_assert!(order == 0 || splits(order - 1));
                 proptest::prop_assert_eq!(address >> 12, first >> order << order);
             }
-            scope => {
-                proptest::prop_assert_eq!(scope, IotlbScope::Domain { domain: 1 });
+            descriptor => {
+                let whole = drained(IotlbScope::Domain { domain: 1 });
+                proptest::prop_assert_eq!(descriptor, whole);
                 proptest::prop_assert!(splits(9));
             }
         }
+        // First-stage tables know no limit.
+        let raw = invalidation::pages(Translation::FirstStage, &capabilities, 1, range);
+        let descriptor = PasidDescriptor::decode(raw);
+        let Some(PasidDescriptor::Iotlb {
+            scope: PasidIotlbScope::Pages { address, order, leaves_only: false }, ..
+        }) = descriptor else {
+            panic!("{descriptor:?}");
+        };
+        proptest::prop_assert!(!splits(order) && (order == 0 || splits(order - 1)));
+        proptest::prop_assert_eq!(address >> 12, first >> order << order);
     }
 
     /// Against a unit that caches all it may: whatever the calls, a DMA goes where
     /// the last call sent its device.
     #[test]
     fn no_dma_ever_uses_what_was_replaced(
+        second_stage in proptest::option::of(proptest::bool::ANY),
         steps in proptest::collection::vec((0u16..3, 0u16..5, 0u64..4), 1..60),
     ) {
         let arena = arena();
         let fake = FakeUnit::new(&arena);
+        if let Some(second_stage) = second_stage {
+            make_scalable(&fake, second_stage);
+        }
         let mut unit = start(&fake, &arena).unwrap();
         // A domain's table is a function of its number and of how often the number
         // was given out, so that recycled numbers meet new tables.
