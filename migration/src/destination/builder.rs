@@ -155,6 +155,10 @@ impl<'m> Builder<'m> {
         let index = self.config.index_of(gfn);
         let index = index.ok_or(StreamError::OutsideMemory(gfn))?;
         let frame = frame(gfn, vm)?;
+        // Bounds what a few bytes can ask for: runs of zero pages may repeat.
+        if self.round_pages == self.config.frames() {
+            return Err(StreamError::LongRound(self.round_pages).into());
+        }
         if let Some(word) = self.received.get_mut((index / 64) as usize) {
             *word |= 1 << (index % 64);
         }
