@@ -97,6 +97,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Expect {
             migrates: !args.stay,
             disk: args.disk,
+            cpus: args.vcpus,
         },
     );
     let report = Report {

@@ -61,7 +61,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 uptime() {{ read up idle < /proc/uptime; echo $up; }}
 clocksource() {{ cat /sys/devices/system/clocksource/clocksource0/current_clocksource; }}
-echo \"linux: init uptime=$(uptime) clocksource=$(clocksource)\"
+echo \"linux: init uptime=$(uptime) clocksource=$(clocksource) cpus=$(nproc)\"
 errors() {{ dmesg -r -c | grep '^<[0-3]>' | sed \"s/^/linux: $1 /\"; }}
 errors boot-error
 if grep -q 0x010802 /sys/bus/pci/devices/*/class; then
