@@ -17,6 +17,8 @@ pub struct Console {
     pub kernel: Option<String>,
     /// When init started.
     pub init: Option<u64>,
+    /// How many CPUs it saw then.
+    pub cpus: Option<u32>,
     /// Each tick of init, with its number.
     pub ticks: Vec<(u32, u64)>,
     /// Ticks until the guest left the source.
@@ -84,7 +86,10 @@ impl Console {
             self.clock_sources
                 .extend(member("clocksource").map(str::to_owned));
             match line.split(' ').next() {
-                Some("init") => self.init = uptime(),
+                Some("init") => {
+                    self.init = uptime();
+                    self.cpus = member("cpus").and_then(|count| count.parse().ok());
+                }
                 Some("end") => self.end = uptime(),
                 Some("tick") => {
                     let number = member("n").and_then(|n| n.parse().ok());
@@ -128,11 +133,17 @@ pub struct Expect {
     pub migrates: bool,
     /// It has a disk to use.
     pub disk: bool,
+    /// The CPUs that it sees.
+    pub cpus: u32,
 }
 
 /// Judges a run with a Linux guest.
 pub fn judge(outcome: &Outcome, console: &Console, expect: Expect) -> Verdict {
-    let Expect { migrates, disk } = expect;
+    let Expect {
+        migrates,
+        disk,
+        cpus,
+    } = expect;
     let machines = [&outcome.source, &outcome.destination];
     let refused: Vec<String> = machines
         .iter()
@@ -157,6 +168,10 @@ pub fn judge(outcome: &Outcome, console: &Console, expect: Expect) -> Verdict {
         false => &outcome.source,
     };
     require(console.init.is_some(), "init did not start".into());
+    require(
+        console.init.is_none() || console.cpus == Some(cpus),
+        format!("the guest sees {:?} CPUs, and has {cpus}", console.cpus),
+    );
     require(
         outcome.source.migrated.is_some() == migrates,
         "the guest did not end on the machine it was to end on".into(),
@@ -206,11 +221,12 @@ mod tests {
     const WHOLE: Expect = Expect {
         migrates: true,
         disk: true,
+        cpus: 2,
     };
 
     const TEXT: &str = "\
 [    0.000000] Linux version 6.1.0-9-amd64 (someone)\r
-linux: init uptime=1.30 clocksource=tsc\r
+linux: init uptime=1.30 clocksource=tsc cpus=2\r
 linux: tick n=1 uptime=2.31\r
 ";
 
