@@ -4,7 +4,7 @@ use crate::IovaRange;
 use crate::dirty_mode::DirtyDecision;
 use crate::domain::Domains;
 use crate::pins::PinTracker;
-use crate::space::{Access, SpaceError};
+use crate::space::{Access, DmaSpace, Region, SpaceError};
 use crate::tables::{EntryFormat, Extent, Pages, Tables, VtdSecondStage};
 use crate::unit::{DmaFault, DomainId, HostUnit, Scope, UnitError};
 use hv_core::memory::{FramePool, GuestMemory, PhysMemory};
@@ -136,27 +136,47 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         gpa: Gpa,
         access: Access,
     ) -> Result<(), MapError> {
-        self.check_unit()?;
-        let root = self.domains.root(domain).ok_or(MapError::NoDomain)?;
-        let pages = Pages::from(range);
-        if pages.last > self.tables.last_page() {
-            return Err(MapError::OutOfRange);
-        }
         if !gpa.is_page_aligned() {
             return Err(MapError::Unaligned);
         }
-        self.enter(root, pages, Gfn::containing(gpa), access)?;
+        let region = Region {
+            range,
+            gfn: Gfn::containing(gpa),
+            access,
+        };
+        self.map_part(domain, &region, range)
+    }
+
+    /// See [`crate::space::DmaSpace::map_part`].
+    pub(crate) fn enter_part(
+        &mut self,
+        domain: DomainId,
+        region: &Region,
+        part: IovaRange,
+    ) -> Result<(), MapError> {
+        self.check_unit()?;
+        let root = self.domains.root(domain).ok_or(MapError::NoDomain)?;
+        let (whole, pages) = (Pages::from(region.range), Pages::from(part));
+        if pages.last > self.tables.last_page() || pages.last > whole.last {
+            return Err(MapError::OutOfRange);
+        }
+        let before = pages.first.checked_sub(whole.first);
+        let gfn = before
+            .and_then(|before| region.gfn.number().checked_add(before))
+            .ok_or(MapError::OutOfRange)?;
+        self.enter(root, whole, pages, Gfn::new(gfn), region.access)?;
         if self.unit.caches_absent() {
-            self.drain(domain, Scope::Pages(range))?;
+            self.drain(domain, Scope::Pages(part))?;
         }
         Ok(())
     }
 
-    /// Enters one mapping, of guest memory from `gfn` on. On an error nothing
-    /// changes.
+    /// Enters `pages` of the mapping over `whole`, with guest memory from `gfn` on
+    /// behind them. On an error nothing changes.
     pub(crate) fn enter(
         &mut self,
         root: Hpa,
+        whole: Pages,
         pages: Pages,
         gfn: Gfn,
         access: Access,
@@ -175,7 +195,7 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         }
         for extent in extents(self.guest, pages, gfn) {
             self.tables
-                .enter(&mut self.pool, root, extent, pages, access);
+                .enter(&mut self.pool, root, extent, whole, access);
         }
         Ok(())
     }

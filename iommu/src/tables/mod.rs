@@ -91,13 +91,27 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
                 Entry::Empty => return None,
                 Entry::Table { table: below, .. } => table = below,
                 Entry::Leaf(leaf) => {
-                    let first = page & !(slot_pages(level) - 1);
-                    let last = first + slot_pages(level) - 1;
-                    return Some((leaf, Pages { first, last }));
+                    return Some((leaf, span_of(level, page)));
                 }
             }
         }
         None
+    }
+
+    /// The first leaf in `pages`, and all the pages it spans.
+    pub(crate) fn next_leaf(self, root: Hpa, pages: Pages) -> Option<(Leaf, Pages)> {
+        self.next_leaf_below(root, self.levels, pages)
+    }
+
+    fn next_leaf_below(self, table: Hpa, level: u8, pages: Pages) -> Option<(Leaf, Pages)> {
+        pages.parts(level).find_map(|part| {
+            let entry = self.slot(table, level, part.first)?.load(Ordering::Acquire);
+            match self.format.decode(level, entry) {
+                Entry::Empty => None,
+                Entry::Table { table, .. } => self.next_leaf_below(table, level - 1, part),
+                Entry::Leaf(leaf) => Some((leaf, span_of(level, part.first))),
+            }
+        })
     }
 
     /// Whether `pages` begins or ends inside a mapping.
@@ -112,4 +126,11 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
             leaf.last && span.last == page
         })
     }
+}
+
+/// The pages of the slot of a table of `level` for `page`.
+const fn span_of(level: u8, page: u64) -> Pages {
+    let first = page & !(slot_pages(level) - 1);
+    let last = first + slot_pages(level) - 1;
+    Pages { first, last }
 }

@@ -1,0 +1,480 @@
+//! Taking requests and carrying them out, in bounded steps: see
+//! [`crate::viommu::steps`].
+//!
+//! A request stays in the available ring until it is answered, so one whose work
+//! is dropped half way (save, restore) is found there again.
+
+use super::VirtioUnit;
+use super::config::{LAST_DOMAIN, last_input};
+use super::endpoints::{Change, Membership, Settled, empty_some, rest_of, step_of};
+use super::property::{DOORBELL, PROBE_SIZE, properties};
+use super::registers::{Interrupt, REQUESTS};
+use super::request::{MAX_REQUEST, Refusal, Request, Status};
+use super::ring::{Broken, Chain};
+use crate::layer::MapError;
+use crate::space::{Access, DmaSpace, Region, SpaceError};
+use crate::unit::{DomainId, UnitError};
+use crate::viommu::steps::{Progress, Stepwise};
+use crate::{Iova, IovaRange};
+use hv_core::memory::{GuestMemory, PhysMemory};
+use hv_core::sabotage::{Sabotage, is_active};
+use hv_core::{Gfn, PAGE_SHIFT, PAGE_SIZE};
+
+/// What is being done.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Task {
+    /// Endpoints go where they shall.
+    Settle(Change),
+    /// `rest` of a mapping is still to be made.
+    Map {
+        host: DomainId,
+        region: Region,
+        rest: IovaRange,
+    },
+    /// A mapping that could not be made as a whole is taken back.
+    Undo { host: DomainId, region: Region },
+    /// All mappings in a range are taken away.
+    Unmap { host: DomainId, range: IovaRange },
+    /// Nothing but the answer is left.
+    Answer,
+}
+
+/// A task, and what the request that asked for it will be answered with.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::viommu) struct Job {
+    pub(super) task: Task,
+    status: Status,
+}
+
+impl Job {
+    const fn new(task: Task) -> Self {
+        let status = Status::Ok;
+        Self { task, status }
+    }
+}
+
+impl Stepwise for VirtioUnit {
+    type Job = Job;
+
+    fn job(&self) -> Option<Job> {
+        self.job
+    }
+
+    fn set_job(&mut self, job: Option<Job>) {
+        self.job = job;
+    }
+
+    fn is_asked(&self) -> bool {
+        let registers = &self.registers;
+        !self.started
+            || registers.reset_wanted
+            || registers.bypass != registers.bypass_wanted
+            || registers.is_notified
+    }
+
+    fn begin<M: PhysMemory>(
+        &mut self,
+        guest: &GuestMemory<'_, M>,
+        space: &impl DmaSpace,
+    ) -> Option<Job> {
+        let registers = &mut self.registers;
+        if !self.started {
+            return Some(Job::new(Task::Settle(Change::None)));
+        }
+        if registers.reset_wanted {
+            return Some(Job::new(Task::Settle(Change::Reset)));
+        }
+        if registers.bypass != registers.bypass_wanted {
+            let change = Change::Bypass(registers.bypass_wanted);
+            return Some(Job::new(Task::Settle(change)));
+        }
+        let taken = self.take(guest, space);
+        taken.unwrap_or_else(|Broken| {
+            self.registers.is_notified = false;
+            self.registers.demand_reset();
+            None
+        })
+    }
+
+    fn advance<M: PhysMemory>(
+        &mut self,
+        job: Job,
+        _: &GuestMemory<'_, M>,
+        space: &mut impl DmaSpace,
+    ) -> Result<Progress<Job>, SpaceError> {
+        let go_on = |task| Ok(Progress::More(Job { task, ..job }));
+        match job.task {
+            Task::Settle(change) => {
+                match self
+                    .endpoints
+                    .settle(change, self.registers.bypass, space)?
+                {
+                    Settled::Yes => Ok(Progress::Done(job)),
+                    Settled::NotYet => go_on(job.task),
+                    // Back to how it was.
+                    Settled::Refused(error) => Ok(Progress::More(Job {
+                        task: Task::Settle(Change::None),
+                        status: status_of_unit(error),
+                    })),
+                }
+            }
+            Task::Map { host, region, rest } => {
+                let part = step_of(rest);
+                match space.map_part(host, &region, part) {
+                    Ok(()) => match rest_of(rest, part) {
+                        Some(rest) => go_on(Task::Map { host, region, rest }),
+                        None => Ok(Progress::Done(job)),
+                    },
+                    Err(error) => Ok(Progress::More(Job {
+                        task: undo(host, region, rest),
+                        status: status_of_map(error)?,
+                    })),
+                }
+            }
+            Task::Undo { host, region } => match empty_some(host, region.range, space)? {
+                true => go_on(job.task),
+                false => Ok(Progress::Done(job)),
+            },
+            Task::Unmap { host, range } => match empty_some(host, range, space)? {
+                true => go_on(job.task),
+                false => Ok(Progress::Done(job)),
+            },
+            Task::Answer => Ok(Progress::Done(job)),
+        }
+    }
+
+    fn finish<M: PhysMemory>(&mut self, job: Job, guest: &GuestMemory<'_, M>) {
+        if let Task::Settle(change) = job.task {
+            self.started = true;
+            self.endpoints.commit(change);
+            match change {
+                Change::Bypass(bypass) => self.registers.bypass = bypass,
+                Change::Reset => self.registers.reset(),
+                Change::None | Change::Move { .. } => {}
+            }
+        }
+        if let Some(chain) = self.chain.take() {
+            let written = reply(guest, &chain, &[], job.status);
+            self.give_back(guest, &chain, written);
+        }
+    }
+}
+
+impl VirtioUnit {
+    /// Looks at the oldest request: answers it, or makes a job of it.
+    fn take<M: PhysMemory>(
+        &mut self,
+        guest: &GuestMemory<'_, M>,
+        space: &impl DmaSpace,
+    ) -> Result<Option<Job>, Broken> {
+        let [queue, _] = &self.registers.queues;
+        let chain = match self.registers.is_live() && queue.is_ready {
+            true => queue.ring.peek(guest)?,
+            false => None,
+        };
+        let Some(chain) = chain else {
+            self.registers.is_notified = false;
+            return Ok(None);
+        };
+        if let Some((host, range)) = self.kept_back.take() {
+            return Ok(Some(Job::new(Task::Unmap { host, range })));
+        }
+        let mut bytes = [0; MAX_REQUEST];
+        let request = match chain.read(guest, &mut bytes) {
+            Some(count) => Request::decode(&bytes[..count], self.registers.features()),
+            None => Err(Refusal::Status(Status::IoErr)),
+        };
+        let planned = match request {
+            Ok(Request::Probe { endpoint }) => {
+                let written = self.probe(guest, &chain, endpoint);
+                self.give_back(guest, &chain, written);
+                return Ok(None);
+            }
+            Ok(request) => self.plan(request, guest, space),
+            Err(Refusal::Status(status)) => Err(status),
+            Err(Refusal::Unrecognised) => {
+                self.give_back(guest, &chain, 0);
+                return Ok(None);
+            }
+        };
+        self.chain = Some(chain);
+        Ok(Some(match planned {
+            Ok(task) => Job::new(self.keep_back(task)),
+            Err(status) => Job {
+                task: Task::Answer,
+                status,
+            },
+        }))
+    }
+
+    /// Checks a request against what there is. What only the host side can tell is
+    /// told by the task.
+    fn plan<M: PhysMemory>(
+        &self,
+        request: Request,
+        guest: &GuestMemory<'_, M>,
+        space: &impl DmaSpace,
+    ) -> Result<Task, Status> {
+        match request {
+            Request::Attach {
+                domain,
+                endpoint,
+                bypass,
+            } => {
+                let index = self.endpoints.index_of(endpoint).ok_or(Status::NoEntry)?;
+                if domain > LAST_DOMAIN {
+                    return Err(Status::Range);
+                }
+                let there = self.endpoints.domain(domain);
+                if there.is_some_and(|there| there.bypass != bypass) {
+                    return Err(Status::Invalid);
+                }
+                let to = Some(Membership { domain, bypass });
+                Ok(Task::Settle(Change::Move { index, to }))
+            }
+            Request::Detach { domain, endpoint } => {
+                let index = self.endpoints.index_of(endpoint).ok_or(Status::NoEntry)?;
+                let endpoint = self.endpoints.all().get(index).ok_or(Status::NoEntry)?;
+                if endpoint.membership.is_none_or(|at| at.domain != domain) {
+                    return Err(Status::Invalid);
+                }
+                Ok(Task::Settle(Change::Move { index, to: None }))
+            }
+            Request::Map {
+                domain,
+                first,
+                last,
+                physical,
+                access,
+            } => {
+                let host = self.host_of(domain)?;
+                let region = self.region(guest, first..=last, physical, access)?;
+                let rest = region.range;
+                Ok(Task::Map { host, region, rest })
+            }
+            Request::Unmap {
+                domain,
+                first,
+                last,
+            } => {
+                let host = self.host_of(domain)?;
+                if last < first {
+                    return Err(Status::Invalid);
+                }
+                match whole_pages(host, first, last, space)? {
+                    Some(range) if space.bisects(host, range) => Err(Status::Range),
+                    Some(range) => Ok(Task::Unmap { host, range }),
+                    None => Ok(Task::Answer),
+                }
+            }
+            // Answered at once: see above.
+            Request::Probe { .. } => Ok(Task::Answer),
+        }
+    }
+
+    /// The host domain behind one that mappings can be made in.
+    fn host_of(&self, domain: u32) -> Result<DomainId, Status> {
+        match self.endpoints.domain(domain) {
+            None => Err(Status::NoEntry),
+            Some(Membership { bypass: true, .. }) => Err(Status::Invalid),
+            Some(_) => self.endpoints.host_of(domain).ok_or(Status::NoEntry),
+        }
+    }
+
+    /// What MAP asks for, as far as that can be told without the domain.
+    fn region<M: PhysMemory>(
+        &self,
+        guest: &GuestMemory<'_, M>,
+        input: core::ops::RangeInclusive<u64>,
+        physical: u64,
+        access: Access,
+    ) -> Result<Region, Status> {
+        let (first, last) = input.into_inner();
+        let ends = last.wrapping_add(1);
+        if [first, ends, physical]
+            .iter()
+            .any(|at| !at.is_multiple_of(PAGE_SIZE))
+        {
+            return Err(Status::Range);
+        }
+        if last < first {
+            return Err(Status::Invalid);
+        }
+        if last > last_input(self.width) {
+            return Err(Status::Range);
+        }
+        if first <= *DOORBELL.end() && last >= *DOORBELL.start() {
+            return Err(Status::Invalid);
+        }
+        let pages = ((last - first) >> PAGE_SHIFT) + 1;
+        let gfn = Gfn::new(physical >> PAGE_SHIFT);
+        if !is_memory(guest, gfn, pages) {
+            return Err(Status::Fault);
+        }
+        let range = IovaRange::new(Iova::new(first), pages).map_err(|_| Status::Range)?;
+        Ok(Region { range, gfn, access })
+    }
+
+    fn probe<M: PhysMemory>(
+        &self,
+        guest: &GuestMemory<'_, M>,
+        chain: &Chain,
+        endpoint: u32,
+    ) -> u32 {
+        let (properties, status) = if self.endpoints.index_of(endpoint).is_none() {
+            ([0; PROBE_SIZE], Status::NoEntry)
+        } else if chain.writable() < (PROBE_SIZE + TAIL) as u64 {
+            ([0; PROBE_SIZE], Status::Invalid)
+        } else {
+            (properties(), Status::Ok)
+        };
+        reply(guest, chain, &properties, status)
+    }
+
+    /// Gives a request back, unless the driver has taken its queue away.
+    fn give_back<M: PhysMemory>(
+        &mut self,
+        guest: &GuestMemory<'_, M>,
+        chain: &Chain,
+        written: u32,
+    ) {
+        self.give_back_to(REQUESTS, guest, chain, written);
+    }
+
+    /// Gives a buffer of a queue back, unless the driver has taken the queue away.
+    pub(super) fn give_back_to<M: PhysMemory>(
+        &mut self,
+        queue: usize,
+        guest: &GuestMemory<'_, M>,
+        chain: &Chain,
+        written: u32,
+    ) {
+        let Some(queue) = self.registers.queues.get_mut(queue) else {
+            return;
+        };
+        if !queue.is_ready {
+            return;
+        }
+        match queue.ring.give_back(guest, chain, written) {
+            Ok(true) => self.registers.interrupt.insert(Interrupt::USED),
+            Ok(false) => {}
+            Err(Broken) => self.registers.demand_reset(),
+        }
+    }
+
+    /// For [`Sabotage::UnmapOrder`]: an unmap is answered at once and done when
+    /// the next request comes.
+    fn keep_back(&mut self, task: Task) -> Task {
+        match task {
+            Task::Unmap { host, range } if is_active(Sabotage::UnmapOrder) => {
+                self.kept_back = Some((host, range));
+                Task::Answer
+            }
+            task => task,
+        }
+    }
+}
+
+/// The size of the tail: the status and three reserved bytes.
+const TAIL: usize = 4;
+
+/// Writes an answer and returns its length: 0 if the driver left no room for the
+/// status. Where it left too little for the properties, the status is the end of
+/// what there is.
+fn reply<M: PhysMemory>(
+    guest: &GuestMemory<'_, M>,
+    chain: &Chain,
+    properties: &[u8],
+    status: Status,
+) -> u32 {
+    let whole = properties.len() + TAIL;
+    let length = chain.writable().min(whole as u64) as usize;
+    let Some(tail) = length.checked_sub(TAIL) else {
+        return 0;
+    };
+    let mut bytes = [0; PROBE_SIZE + TAIL];
+    if let (true, Some(to)) = (length == whole, bytes.get_mut(..tail)) {
+        to.copy_from_slice(properties);
+    }
+    if let Some(to) = bytes.get_mut(tail) {
+        *to = status as u8;
+    }
+    match chain.write(guest, &bytes[..length]) {
+        Some(()) => length as u32,
+        None => 0,
+    }
+}
+
+/// The task that takes back what was mapped of `region` before `rest`.
+fn undo(host: DomainId, region: Region, rest: IovaRange) -> Task {
+    match IovaRange::new(region.range.start(), region.range.pages() - rest.pages()) {
+        Ok(range) => Task::Undo {
+            host,
+            region: Region { range, ..region },
+        },
+        Err(_) => Task::Answer,
+    }
+}
+
+/// The whole pages of what UNMAP names, `None` if it has none. A page of which it
+/// names a part only must not be mapped.
+fn whole_pages(
+    host: DomainId,
+    first: u64,
+    last: u64,
+    space: &impl DmaSpace,
+) -> Result<Option<IovaRange>, Status> {
+    let is_mapped = |at: u64| {
+        let page = Iova::new(at).page_base();
+        let piece = space.next_piece(host, page);
+        piece.is_some_and(|piece| piece.range.contains(page))
+    };
+    let starts_inside = !first.is_multiple_of(PAGE_SIZE);
+    let ends_inside = !last.wrapping_add(1).is_multiple_of(PAGE_SIZE);
+    if starts_inside && is_mapped(first) || ends_inside && is_mapped(last) {
+        return Err(Status::Range);
+    }
+    let begin = first.div_ceil(PAGE_SIZE);
+    let end = (last >> PAGE_SHIFT) + u64::from(!ends_inside);
+    Ok(end
+        .checked_sub(begin)
+        .and_then(|pages| IovaRange::new(Iova::new(begin << PAGE_SHIFT), pages).ok()))
+}
+
+/// Whether all of these frames are the guest's memory.
+fn is_memory<M: PhysMemory>(guest: &GuestMemory<'_, M>, gfn: Gfn, pages: u64) -> bool {
+    let mut next = gfn.number();
+    let Some(end) = next.checked_add(pages) else {
+        return false;
+    };
+    while next < end {
+        let in_slot = guest.slots().iter().find_map(|slot| {
+            let index = next.checked_sub(slot.gfn.number())?;
+            slot.frames.checked_sub(index).filter(|left| *left > 0)
+        });
+        let Some(left) = in_slot else {
+            return false;
+        };
+        next += left;
+    }
+    true
+}
+
+fn status_of_unit(error: UnitError) -> Status {
+    match error {
+        UnitError::OutOfMemory => Status::NoMemory,
+        UnitError::OutOfRange | UnitError::NoAnswer => Status::DevErr,
+    }
+}
+
+/// The answer to a MAP that the host side refused, unless it failed altogether.
+fn status_of_map(error: MapError) -> Result<Status, SpaceError> {
+    Ok(match error {
+        MapError::NoDomain => Status::NoEntry,
+        MapError::OutOfRange | MapError::Unaligned => Status::Range,
+        MapError::NotGuestMemory => Status::Fault,
+        MapError::Overlap => Status::Invalid,
+        MapError::TooManyMappings | MapError::OutOfMemory => Status::NoMemory,
+        MapError::Unit(error) => return Err(SpaceError::Unit(error)),
+    })
+}
