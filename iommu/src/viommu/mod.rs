@@ -22,6 +22,7 @@ use crate::space::{DmaSpace, SpaceError};
 use crate::unit::SourceId;
 use hv_core::memory::{GuestMemory, PhysMemory};
 
+pub mod any;
 mod steps;
 pub mod virtio;
 pub mod vtd;

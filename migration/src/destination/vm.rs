@@ -23,6 +23,12 @@ pub trait DestinationVm {
     /// memory is there already. `bytes` come from the other machine: check them.
     fn load(&mut self, info: SectionInfo, bytes: &[u8]) -> Result<(), VmError>;
 
+    /// Takes more of the section that was loaded last.
+    fn load_more(&mut self, info: SectionInfo, bytes: &[u8]) -> Result<(), VmError> {
+        let _ = (info, bytes);
+        Err(VmError("there is too much of a section"))
+    }
+
     /// All state is there: builds whatever follows from it. After this
     /// [`DestinationVm::start`] cannot fail.
     fn complete(&mut self) -> Result<(), VmError>;
