@@ -74,9 +74,10 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         let filled = self.fill_identity(root);
         if filled.is_err() {
             // No device has seen these tables: no drain is due.
-            let everything = self.tables.all_pages();
-            self.tables.detach(root, everything, None);
-            self.tables.release(&mut self.pool, root, everything);
+            let everything = self.tables.way(root, self.tables.all_pages());
+            self.tables.detach(&everything, None);
+            let pool = Some(&mut self.pool);
+            self.tables.settle(&everything, pool, |_| {});
             self.pool.give_back(self.tables.mem, root);
         }
         filled?;

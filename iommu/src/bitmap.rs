@@ -1,8 +1,6 @@
 //! The dirty bitmap an unmap can be asked for.
 
-use bitvec::order::Lsb0;
-use bitvec::slice::BitSlice;
-use bitvec::view::BitView;
+use hv_core::dirty::bit_runs;
 use zerocopy::IntoBytes;
 
 /// One bit a page: bit `i` stands for the page at the request's IOVA + `i` pages.
@@ -13,7 +11,7 @@ use zerocopy::IntoBytes;
 /// results in the same memory.
 #[derive(Debug)]
 pub struct DirtyBitmap<'b> {
-    bits: &'b mut BitSlice<u8, Lsb0>,
+    bytes: &'b mut [u8],
 }
 
 impl<'b> DirtyBitmap<'b> {
@@ -24,9 +22,7 @@ impl<'b> DirtyBitmap<'b> {
 
     /// A bitmap in `bytes`, of any alignment, with whatever is in them.
     pub fn from_bytes(bytes: &'b mut [u8]) -> Self {
-        Self {
-            bits: bytes.view_bits_mut(),
-        }
+        Self { bytes }
     }
 
     /// How many 64-bit words a range of `pages` takes.
@@ -36,25 +32,34 @@ impl<'b> DirtyBitmap<'b> {
 
     /// How many pages it has bits for.
     pub fn pages(&self) -> u64 {
-        self.bits.len() as u64
+        self.bytes.len() as u64 * 8
     }
 
     /// Sets the bits of `count` pages from page `first` on. Pages without a bit
     /// are left out; the layer has checked that there are none.
     pub(crate) fn set(&mut self, first: u64, count: u64) {
-        self.fill(first, count, true);
+        self.change(first, count, |word, bits| word | bits);
     }
 
     /// Clears the bits of `count` pages from page `first` on.
     pub(crate) fn clear(&mut self, first: u64, count: u64) {
-        self.fill(first, count, false);
+        self.change(first, count, |word, bits| word & !bits);
     }
 
-    fn fill(&mut self, first: u64, count: u64, value: bool) {
-        let index = |page: u64| usize::try_from(page).unwrap_or(usize::MAX);
-        let end = index(first.saturating_add(count)).min(self.bits.len());
-        if let Some(bits) = self.bits.get_mut(index(first)..end) {
-            bits.fill(value);
+    /// Replaces each word that has bits of these pages by what `change` makes of it
+    /// and those bits.
+    fn change(&mut self, first: u64, count: u64, change: impl Fn(u64, u64) -> u64) {
+        let end = first.saturating_add(count).min(self.pages());
+        for (index, bits) in bit_runs(first, end) {
+            let bytes = self.bytes.get_mut(index * 8..).unwrap_or_default();
+            let bytes = match bytes.split_at_mut_checked(8) {
+                Some((word, _)) => word,
+                None => bytes,
+            };
+            let mut word = [0; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
+            word = change(u64::from_le_bytes(word), bits).to_le_bytes();
+            bytes.copy_from_slice(&word[..bytes.len()]);
         }
     }
 }

@@ -32,7 +32,8 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
         if self.domains.is_used(domain) {
             return Err(SpaceError::NoDomain);
         }
-        self.remove(domain, root, self.tables.all_pages(), None, None)?;
+        let everything = self.tables.way(root, self.tables.all_pages());
+        self.remove(domain, &everything, None, None)?;
         // Not even an empty root may be cached under a number that is used anew.
         self.drain(domain, Scope::Domain)?;
         self.domains.set_root(domain, None);
@@ -62,7 +63,8 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
                         .is_ok_and(|hpa| hpa == leaf.hpa)
             })
         };
-        let unmapped = self.remove(domain, root, window, Some(&is_as_wanted), None)?;
+        let way = self.tables.way(root, window);
+        let unmapped = self.remove(domain, &way, Some(&is_as_wanted), None)?;
 
         let mut replaced = Replaced {
             unmapped: unmapped.mappings,
@@ -107,14 +109,15 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
         let Some(pages) = self.translated(part) else {
             return Ok(0);
         };
-        let unmapped = self.remove(domain, root, pages, None, None)?;
+        let way = self.tables.way(root, pages);
+        let unmapped = self.remove(domain, &way, None, None)?;
         Ok(unmapped.mappings)
     }
 
     fn bisects(&self, domain: DomainId, range: IovaRange) -> bool {
         let root = self.domains.root(domain);
         root.zip(self.translated(range))
-            .is_some_and(|(root, pages)| self.tables.bisects(root, pages))
+            .is_some_and(|(root, pages)| self.tables.bisects(&self.tables.way(root, pages)))
     }
 
     fn next_piece(&self, domain: DomainId, from: Iova) -> Option<Piece> {

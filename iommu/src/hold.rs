@@ -35,12 +35,12 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         self.guest
             .translate(gfn.gpa())
             .map_err(|_| CannotPin(gfn))?;
-        self.pins.pin(gfn, by)
+        self.pins.pin(gfn, 1, by)
     }
 
     /// Ends one [`Iommu::hold`].
     pub fn release(&mut self, gfn: Gfn, by: HeldBy) {
-        self.pins.unpin(gfn, by);
+        self.pins.unpin(gfn, 1, by);
     }
 
     /// Who holds `gfn`. A device under the identity domain is not counted page by

@@ -182,17 +182,9 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         access: Access,
     ) -> Result<(), MapError> {
         self.check_room(root, pages, gfn)?;
-        // These are guest memory now, so adding does not overflow.
-        let gfns = || (0..pages.count()).map(|index| Gfn::new(gfn.number() + index));
-        for gfn in gfns() {
-            let pinned = self.pins.check(gfn, access);
-            pinned.map_err(|_| MapError::TooManyMappings)?;
-        }
-
-        // Nothing below can fail. Pinned before a device can reach it.
-        for gfn in gfns() {
-            let _ = self.pins.pin(gfn, access);
-        }
+        // Pinned before a device can reach it, and the last step that can fail.
+        let pinned = self.pins.pin(gfn, pages.count(), access);
+        pinned.map_err(|_| MapError::TooManyMappings)?;
         for extent in extents(self.guest, pages, gfn) {
             self.tables
                 .enter(&mut self.pool, root, extent, whole, access);

@@ -6,6 +6,7 @@
 //! mapped.
 
 use crate::space::Access;
+use core::ops::Range;
 use hv_core::Gfn;
 
 /// Somebody on whose account a page must stay where it is.
@@ -101,41 +102,68 @@ impl<'m> PinTracker<'m> {
         self.words.len() as u64
     }
 
-    /// Whether `gfn` can be held once more in this way.
-    pub fn check(&self, gfn: Gfn, holder: impl Into<Holder>) -> Result<(), CannotPin> {
+    /// Whether each of `count` pages from `first` on can be held once more in this
+    /// way.
+    pub fn check(
+        &self,
+        first: Gfn,
+        count: u64,
+        holder: impl Into<Holder>,
+    ) -> Result<(), CannotPin> {
         let field = Field::of(holder.into());
-        let word = self.word(gfn).ok_or(CannotPin(gfn))?;
-        if field.count(word) == field.max() {
-            return Err(CannotPin(gfn));
+        let range = self.range(first, count).ok_or(CannotPin(first))?;
+        let is_full = |word: &u32| field.count(*word) == field.max();
+        let words = &self.words[range];
+        // All are looked at in any case: without a way out, many are at once.
+        if words.iter().fold(false, |any, word| any | is_full(word)) {
+            let index = words.iter().position(is_full).unwrap_or(0) as u64;
+            return Err(CannotPin(Gfn::new(first.number() + index)));
         }
         Ok(())
     }
 
-    /// Counts one more holder. On an error nothing changes.
-    pub fn pin(&mut self, gfn: Gfn, holder: impl Into<Holder>) -> Result<(), CannotPin> {
+    /// Counts one more holder of each of `count` pages from `first` on. On an error
+    /// nothing changes.
+    pub fn pin(
+        &mut self,
+        first: Gfn,
+        count: u64,
+        holder: impl Into<Holder>,
+    ) -> Result<(), CannotPin> {
         let holder = holder.into();
-        self.check(gfn, holder)?;
-        if let Some(word) = self.slot(gfn) {
-            *word += 1 << Field::of(holder).shift;
-            let first_writer = is_writer(holder) && Field::WRITABLE.count(*word) == 1;
-            self.writable_pages += u64::from(first_writer);
+        self.check(first, count, holder)?;
+        let range = self.range(first, count).ok_or(CannotPin(first))?;
+        let field = Field::of(holder);
+        let mut first_ones = 0;
+        for word in &mut self.words[range] {
+            *word += 1 << field.shift;
+            first_ones += u64::from(field.count(*word) == 1);
+        }
+        if is_writer(holder) {
+            self.writable_pages += first_ones;
         }
         Ok(())
     }
 
-    /// Counts one holder less, of the kind it was pinned for. A page that is not
-    /// held in that way stays as it is.
-    pub fn unpin(&mut self, gfn: Gfn, holder: impl Into<Holder>) {
+    /// Counts one holder less, of the kind they were pinned for, of each of `count`
+    /// pages from `first` on. A page that is not held in that way stays as it is.
+    pub fn unpin(&mut self, first: Gfn, count: u64, holder: impl Into<Holder>) {
+        let Some(range) = self.range(first, count) else {
+            return;
+        };
         let holder = holder.into();
         let field = Field::of(holder);
-        let Some(word) = self.slot(gfn) else { return };
-        if field.count(*word) == 0 {
-            debug_assert!(false, "{gfn} is unpinned more often than pinned");
-            return;
+        let mut last_ones = 0;
+        for word in &mut self.words[range] {
+            // Without branches, so that several pages are counted at once.
+            let held = field.count(*word) != 0;
+            debug_assert!(held, "a page is unpinned more often than pinned");
+            *word -= u32::from(held) << field.shift;
+            last_ones += u64::from(held & (field.count(*word) == 0));
         }
-        *word -= 1 << field.shift;
-        let last_writer = is_writer(holder) && Field::WRITABLE.count(*word) == 0;
-        self.writable_pages -= u64::from(last_writer);
+        if is_writer(holder) {
+            self.writable_pages -= last_ones;
+        }
     }
 
     /// Whether `gfn` must stay where it is, for anybody's sake.
@@ -165,12 +193,14 @@ impl<'m> PinTracker<'m> {
         self.writable_pages
     }
 
-    /// The pages devices may write, ascending.
+    /// The pages devices may write, ascending. It does not look beyond the last.
     pub fn writable(&self) -> impl Iterator<Item = Gfn> {
+        let how_many = usize::try_from(self.writable_pages).unwrap_or(usize::MAX);
         (0..)
             .zip(self.words.iter())
             .filter(|(_, word)| Field::WRITABLE.count(**word) != 0)
             .map(|(number, _)| Gfn::new(number))
+            .take(how_many)
     }
 
     fn word(&self, gfn: Gfn) -> Option<u32> {
@@ -178,9 +208,11 @@ impl<'m> PinTracker<'m> {
         self.words.get(index).copied()
     }
 
-    fn slot(&mut self, gfn: Gfn) -> Option<&mut u32> {
-        let index = usize::try_from(gfn.number()).ok()?;
-        self.words.get_mut(index)
+    /// The places of `count` pages from `first` on, if it tracks them all.
+    fn range(&self, first: Gfn, count: u64) -> Option<Range<usize>> {
+        let end = first.number().checked_add(count)?;
+        // What ends within the slice fits its index type.
+        (end <= self.frames()).then_some(first.number() as usize..end as usize)
     }
 }
 
@@ -200,17 +232,17 @@ mod tests {
         let mut memory = [7; 8];
         let mut pins = PinTracker::new(&mut memory);
         assert!(!pins.is_pinned(PAGE));
-        pins.pin(PAGE, Access::Read).unwrap();
+        pins.pin(PAGE, 1, Access::Read).unwrap();
         assert!(pins.is_pinned(PAGE) && !pins.is_writable(PAGE));
-        pins.pin(PAGE, Access::Write).unwrap();
-        pins.pin(PAGE, Access::ReadWrite).unwrap();
+        pins.pin(PAGE, 1, Access::Write).unwrap();
+        pins.pin(PAGE, 1, Access::ReadWrite).unwrap();
         assert_eq!(pins.writable_pages(), 1, "distinct pages are counted");
-        pins.unpin(PAGE, Access::Write);
+        pins.unpin(PAGE, 1, Access::Write);
         assert!(pins.is_writable(PAGE));
-        pins.unpin(PAGE, Access::ReadWrite);
+        pins.unpin(PAGE, 1, Access::ReadWrite);
         assert!(pins.is_pinned(PAGE) && !pins.is_writable(PAGE));
         assert_eq!(pins.writable_pages(), 0);
-        pins.unpin(PAGE, Access::Read);
+        pins.unpin(PAGE, 1, Access::Read);
         assert!(!pins.is_pinned(PAGE));
     }
 
@@ -226,9 +258,9 @@ mod tests {
         ];
         for (holder, limit) in limits {
             for _ in 0..limit {
-                pins.pin(PAGE, holder).unwrap();
+                pins.pin(PAGE, 1, holder).unwrap();
             }
-            assert_eq!(pins.pin(PAGE, holder), Err(CannotPin(PAGE)));
+            assert_eq!(pins.pin(PAGE, 1, holder), Err(CannotPin(PAGE)));
         }
         let full = Holders {
             writable: 4095,
@@ -241,7 +273,7 @@ mod tests {
         for (holder, limit) in limits {
             assert!(pins.is_pinned(PAGE));
             for _ in 0..limit {
-                pins.unpin(PAGE, holder);
+                pins.unpin(PAGE, 1, holder);
             }
         }
         assert!(!pins.is_pinned(PAGE));
@@ -253,8 +285,8 @@ mod tests {
     fn holders_without_a_mapping_make_no_page_writable_by_devices() {
         let mut memory = [0; 4];
         let mut pins = PinTracker::new(&mut memory);
-        pins.pin(PAGE, Holder::EmulatedDevice).unwrap();
-        pins.pin(PAGE, Holder::Copy).unwrap();
+        pins.pin(PAGE, 1, Holder::EmulatedDevice).unwrap();
+        pins.pin(PAGE, 1, Holder::Copy).unwrap();
         assert!(pins.is_pinned(PAGE) && !pins.is_writable(PAGE));
         assert_eq!((pins.writable_pages(), pins.writable().count()), (0, 0));
     }
@@ -268,10 +300,10 @@ mod tests {
             (2, Access::Write),
             (7, Access::ReadWrite),
         ] {
-            pins.pin(Gfn::new(gfn), access).unwrap();
+            pins.pin(Gfn::new(gfn), 1, access).unwrap();
         }
         let outside = Gfn::new(8);
-        assert_eq!(pins.pin(outside, Access::Read), Err(CannotPin(outside)));
+        assert_eq!(pins.pin(outside, 1, Access::Read), Err(CannotPin(outside)));
         let listed: Vec<_> = pins.writable().map(Gfn::number).collect();
         assert_eq!(listed, [2, 7]);
     }

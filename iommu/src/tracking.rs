@@ -13,10 +13,10 @@ use crate::layer::Iommu;
 use crate::tables::EntryFormat;
 use crate::unit::{DomainId, HostUnit, UnitError};
 use crate::unmap::UnmapError;
+use hv_core::Hpa;
 use hv_core::dirty::DirtySource;
 use hv_core::memory::PhysMemory;
 use hv_core::sabotage::{Sabotage, is_active};
-use hv_core::{Gfn, Hpa};
 
 impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
     /// Starts tracking: from now on an unmap may be asked for a bitmap. The
@@ -98,23 +98,10 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         }
     }
 
-    /// Marks the guest pages in `count` host pages from `hpa` on, which no device
-    /// can write any more.
-    pub(crate) fn mark_unmapped(&self, hpa: Hpa, count: u64) {
-        if is_active(Sabotage::UnmapReport) {
-            return;
-        }
-        self.mark_pages(hpa, count, DirtySource::Unmap);
-    }
-
     /// Marks the guest pages in `count` host pages from `hpa` on.
     pub(crate) fn mark_pages(&self, hpa: Hpa, count: u64, source: DirtySource) {
-        // A leaf never crosses a slot, so its guest frames are contiguous too.
-        if let Some(first) = self.guest.gfn_of(hpa) {
-            for index in 0..count {
-                let gfn = Gfn::new(first.number() + index);
-                self.guest.log().mark(gfn, source);
-            }
+        for (gfn, count) in self.guest.runs_of(hpa, count) {
+            self.guest.log().mark_run(gfn, count, source);
         }
     }
 
@@ -128,10 +115,7 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
 
     fn mark_all(&self, source: DirtySource) {
         for slot in self.guest.slots() {
-            for index in 0..slot.frames {
-                let gfn = Gfn::new(slot.gfn.number() + index);
-                self.guest.log().mark(gfn, source);
-            }
+            self.guest.log().mark_run(slot.gfn, slot.frames, source);
         }
     }
 }

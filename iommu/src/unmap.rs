@@ -38,9 +38,11 @@
 use crate::IovaRange;
 use crate::bitmap::DirtyBitmap;
 use crate::layer::Iommu;
-use crate::tables::{EntryFormat, Keep, Leaf, Pages};
+use crate::tables::{Detached, EntryFormat, Keep, Pages, Way};
 use crate::unit::{DomainId, HostUnit, Scope, UnitError};
+use hv_core::dirty::DirtySource;
 use hv_core::memory::PhysMemory;
+use hv_core::sabotage::{Sabotage, is_active};
 use hv_core::{Hpa, PAGE_SIZE};
 
 /// What an unmap did.
@@ -86,7 +88,7 @@ pub enum UnmapError {
     Unit(#[from] UnitError),
 }
 
-impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
+impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
     /// Unmaps every mapping in `range`, holes allowed, and reports the pages
     /// devices may have written: in the guest's dirty log by guest frame, and in
     /// `bitmap` by IOVA, from the start of `range` on.
@@ -101,10 +103,11 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
     ) -> Result<Unmapped, UnmapError> {
         self.check_unit()?;
         let (root, pages) = self.check_report(domain, range, bitmap.as_deref())?;
-        if self.tables.bisects(root, pages) {
+        let way = self.tables.way(root, pages);
+        if self.tables.bisects(&way) {
             return Err(UnmapError::Bisects);
         }
-        Ok(self.remove(domain, root, pages, None, bitmap)?)
+        Ok(self.remove(domain, &way, None, bitmap)?)
     }
 
     /// The tables of `domain` and the pages of `range`, if they exist and `bitmap`
@@ -131,65 +134,56 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         Ok((root, pages))
     }
 
-    /// Removes the mappings in `pages`, which bisects none, or all but those to
-    /// `keep`. The order of its steps is this module's subject.
+    /// Removes the mappings in the way's pages, which bisect none, or all but those
+    /// to `keep`. The order of its steps is this module's subject.
     pub(crate) fn remove(
         &mut self,
         domain: DomainId,
-        root: Hpa,
-        pages: Pages,
+        way: &Way<'m>,
         keep: Option<Keep<'_>>,
         bitmap: Option<&mut DirtyBitmap<'_>>,
     ) -> Result<Unmapped, UnitError> {
-        let Some(touched) = self.tables.detach(root, pages, keep) else {
+        let Some(touched) = self.tables.detach(way, keep) else {
             return Ok(Unmapped::default());
         };
         let drained = self.drain(domain, Scope::Pages(touched.range()));
-        // Also when the drain failed: better a page too many than one too few.
-        let unmapped = self.report_detached(root, pages, bitmap);
-        drained?;
-        self.release_detached(root, pages);
-        Ok(unmapped)
+        // Also when the drain failed: better a page too many than one too few. Then
+        // nothing is released.
+        let unmapped = self.report_and_release(way, bitmap, drained.is_ok());
+        drained.map(|()| unmapped)
     }
 
     /// Marks what devices may have written through the detached leaves: what
     /// [`crate::dirty_mode`] takes for evidence, and never a page that was mapped
-    /// read-only.
-    fn report_detached(
-        &self,
-        root: Hpa,
-        pages: Pages,
+    /// read-only. Then, if it shall, unpins the pages and forgets the leaves.
+    fn report_and_release(
+        &mut self,
+        way: &Way<'m>,
         mut bitmap: Option<&mut DirtyBitmap<'_>>,
+        release: bool,
     ) -> Unmapped {
-        let mut unmapped = Unmapped::default();
-        let mut report = |at: Pages, leaf: Leaf, written: bool| {
-            unmapped.pages += at.count();
-            unmapped.mappings += u64::from(leaf.last);
-            if !written {
-                return;
-            }
-            unmapped.dirty += at.count();
-            self.mark_unmapped(leaf.hpa, at.count());
-            if let Some(bitmap) = &mut bitmap {
-                bitmap.set(at.first - pages.first, at.count());
-            }
-        };
-        self.tables.for_each_detached(root, pages, &mut report);
-        unmapped
-    }
-
-    /// Unpins the pages behind detached leaves, then forgets the leaves.
-    fn release_detached(&mut self, root: Hpa, pages: Pages) {
         let (guest, pins) = (self.guest, &mut self.pins);
-        let mut unpin = |at: Pages, leaf: Leaf, _: bool| {
-            for index in 0..at.count() {
-                let hpa = Hpa::new(leaf.hpa.raw() + index * PAGE_SIZE);
-                if let Some(gfn) = guest.gfn_of(hpa) {
-                    pins.unpin(gfn, leaf.access);
+        let mut unmapped = Unmapped::default();
+        let pool = release.then_some(&mut self.pool);
+        self.tables.settle(way, pool, |run: Detached| {
+            let (count, access) = (run.pages.count(), run.leaf.access);
+            unmapped.pages += count;
+            unmapped.mappings += run.mappings;
+            if run.written {
+                unmapped.dirty += count;
+                if let Some(bitmap) = &mut bitmap {
+                    bitmap.set(run.pages.first - way.pages.first, count);
                 }
             }
-        };
-        self.tables.for_each_detached(root, pages, &mut unpin);
-        self.tables.release(&mut self.pool, root, pages);
+            for (gfn, count) in guest.runs_of(run.leaf.hpa, count) {
+                if run.written && !is_active(Sabotage::UnmapReport) {
+                    guest.log().mark_run(gfn, count, DirtySource::Unmap);
+                }
+                if release {
+                    pins.unpin(gfn, count, access);
+                }
+            }
+        });
+        unmapped
     }
 }

@@ -101,8 +101,9 @@ impl IdentityMemory {
 
 impl PhysMemory for IdentityMemory {
     fn frame(&self, hpa: Hpa) -> Option<&Frame> {
-        let page = PhysRange::new(hpa.raw(), PAGE_SIZE)?;
-        if !hpa.is_page_aligned() || !self.ranges.iter().any(|range| range.contains(&page)) {
+        // Ranges are of whole pages: what holds a page's start holds the page.
+        let holds = |range: &PhysRange| hpa.raw().wrapping_sub(range.start) < range.bytes;
+        if !hpa.is_page_aligned() || !self.ranges.iter().any(holds) {
             return None;
         }
         // SAFETY: the frame lies within a range that `own` was promised to be RAM

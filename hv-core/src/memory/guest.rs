@@ -142,6 +142,27 @@ impl<'m, M: PhysMemory> GuestMemory<'m, M> {
         })
     }
 
+    /// The guest frames backed by `count` host frames from the one that holds `hpa`
+    /// on: runs of them, each its first and how many. Host frames that back none are
+    /// left out.
+    pub fn runs_of(&self, hpa: Hpa, count: u64) -> impl Iterator<Item = (Gfn, u64)> {
+        let mut at = hpa.raw() >> PAGE_SHIFT;
+        let end = at.saturating_add(count);
+        core::iter::from_fn(move || {
+            while at < end {
+                let index = |slot: &Slot| at.wrapping_sub(slot.hpa.raw() >> PAGE_SHIFT);
+                if let Some(slot) = self.slots.iter().find(|slot| index(slot) < slot.frames) {
+                    let gfn = Gfn::new(slot.gfn.number() + index(slot));
+                    let count = (slot.frames - index(slot)).min(end - at);
+                    at += count;
+                    return Some((gfn, count));
+                }
+                at += 1;
+            }
+            None
+        })
+    }
+
     /// The frame `gfn`, to read. Whoever writes through it marks the log itself;
     /// prefer the write methods, which do.
     pub fn frame(&self, gfn: Gfn) -> Result<&'m Frame, OutsideMemory> {

@@ -43,7 +43,8 @@ impl FramePool {
         let hpa = if self.returned != 0 {
             let hpa = Hpa::new(self.returned);
             let link = &mem.frame(hpa)?.words()[0];
-            self.returned = link.swap(0, Ordering::Relaxed);
+            self.returned = link.load(Ordering::Relaxed);
+            link.store(0, Ordering::Relaxed);
             hpa
         } else if self.fresh < self.end {
             let hpa = Hpa::new(self.fresh);
@@ -76,6 +77,15 @@ impl FramePool {
     pub fn give_back(&mut self, mem: &impl PhysMemory, hpa: Hpa) {
         if let Some(frame) = mem.frame(hpa) {
             frame.clear();
+            self.give_back_zero(mem, hpa);
+        }
+    }
+
+    /// Like [`FramePool::give_back`], of a frame that the caller left all zeros, as
+    /// it was handed out.
+    pub fn give_back_zero(&mut self, mem: &impl PhysMemory, hpa: Hpa) {
+        if let Some(frame) = mem.frame(hpa) {
+            debug_assert!(frame.is_zero(), "{hpa} is given back as zeros");
             frame.words()[0].store(self.returned, Ordering::Relaxed);
             self.returned = hpa.raw();
             self.free += 1;

@@ -1,7 +1,7 @@
 //! What differs between the table formats of the vendors: the bits of one entry.
 
 use crate::space::Access;
-use hv_core::Hpa;
+use hv_core::{Hpa, PAGE_SIZE};
 
 /// One leaf, decoded: a run of pages of a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +54,26 @@ pub trait EntryFormat: Copy {
 
     /// `entry`, which points to a table, with another count of entries in use.
     fn with_live(self, entry: u64, live: u64) -> u64;
+
+    /// The leaf that `entry` of a table of level 1 is; there are no others there.
+    fn leaf_of(self, entry: u64) -> Option<Leaf> {
+        match self.decode(1, entry) {
+            Entry::Leaf(leaf) => Some(leaf),
+            _ => None,
+        }
+    }
+
+    /// A leaf of level 1 like `entry`, for the page `pages` after its own in host
+    /// memory. What the hardware noted in it counts as a part of it.
+    fn further(self, entry: u64, pages: u64) -> u64 {
+        entry.wrapping_add(pages.wrapping_mul(PAGE_SIZE))
+    }
+
+    /// Whether the hardware writes entries (accessed and dirty bits), even empty
+    /// ones, so that a table without entries is not known to be zero.
+    fn hardware_writes(self) -> bool {
+        true
+    }
 
     /// Whether the hardware may follow `entry`. Only the access bits count: the
     /// hardware may have set accessed or dirty bits in an empty slot.

@@ -23,7 +23,8 @@ struct NewMapping {
 impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
     /// How many tables have to be added before `extent` can be entered.
     pub(crate) fn missing_tables(self, root: Hpa, extent: Extent) -> Result<u64, Occupied> {
-        self.missing_below(Some(root), self.levels, extent)
+        let way = self.way(root, extent.pages);
+        self.missing_below(Some(way.table), way.level, extent)
     }
 
     /// `table` is `None` where it would have to be added.
@@ -58,7 +59,14 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
         access: Access,
     ) {
         let mapping = NewMapping { pages, access };
-        self.enter_below(pool, root, self.levels, extent, mapping);
+        let way = self.way(root, extent.pages);
+        let more = self.enter_below(pool, way.table, way.level, extent, mapping);
+        if let Some(slot) = way.above.last() {
+            let entry = slot.load(Ordering::Acquire);
+            if let Entry::Table { live, .. } = self.format.decode(way.level + 1, entry) {
+                self.set_live(slot, live + more);
+            }
+        }
     }
 
     /// Returns how many slots of `table` came into use.
@@ -89,7 +97,7 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
                         last: part.pages.last == mapping.pages.last,
                     };
                     let entry = self.format.leaf(level, leaf) | self.preset;
-                    slot.swap(entry, Ordering::Release);
+                    slot.store(entry, Ordering::Release);
                     used += 1;
                 }
                 Entry::Empty => {
@@ -98,7 +106,7 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
                     };
                     let live = self.enter_below(pool, below, level - 1, part, mapping);
                     // Linked after it is filled: the hardware finds all or nothing.
-                    slot.swap(self.format.table(level, below, live), Ordering::Release);
+                    slot.store(self.format.table(level, below, live), Ordering::Release);
                     used += 1;
                 }
             }

@@ -17,15 +17,17 @@ mod unmap;
 mod vtd;
 mod vtd_dirty;
 mod vtd_first;
+mod way;
 
 pub use amd_v1::AmdV1;
 pub use any::AnyFormat;
 pub use format::{Entry, EntryFormat, Leaf};
 pub(crate) use pages::{Extent, Pages};
-pub(crate) use unmap::Keep;
+pub(crate) use unmap::{Detached, Keep};
 pub use vtd::VtdSecondStage;
 pub use vtd_dirty::VtdSecondStageDirty;
 pub use vtd_first::VtdFirstStage;
+pub(crate) use way::Way;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::memory::PhysMemory;
@@ -82,10 +84,24 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
         self.mem.frame(table)?.words().get(slot_index(level, page))
     }
 
+    /// The slots of `table` that `pages` go through, which all go through `table`.
+    /// None where there is no memory, as for [`Tables::slot`].
+    fn slots_of(self, table: Hpa, level: u8, pages: Pages) -> &'m [AtomicU64] {
+        let span = slot_index(level, pages.first)..slot_index(level, pages.last) + 1;
+        let frame = self.mem.frame(table);
+        frame
+            .and_then(|frame| frame.words().get(span))
+            .unwrap_or_default()
+    }
+
     /// The leaf over `page`, and the pages it spans.
     pub(crate) fn lookup(self, root: Hpa, page: u64) -> Option<(Leaf, Pages)> {
-        let mut table = root;
-        for level in (1..=self.levels).rev() {
+        self.lookup_below(root, self.levels, page)
+    }
+
+    fn lookup_below(self, table: Hpa, level: u8, page: u64) -> Option<(Leaf, Pages)> {
+        let mut table = table;
+        for level in (1..=level).rev() {
             let entry = self.slot(table, level, page)?.load(Ordering::Acquire);
             match self.format.decode(level, entry) {
                 Entry::Empty => return None,
@@ -114,17 +130,20 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
         })
     }
 
-    /// Whether `pages` begins or ends inside a mapping.
-    pub(crate) fn bisects(self, root: Hpa, pages: Pages) -> bool {
-        let inside = |page, is_edge: fn(Leaf, Pages, u64) -> bool| {
-            self.lookup(root, page)
-                .is_some_and(|(leaf, span)| !is_edge(leaf, span, page))
-        };
-        inside(pages.first, |leaf, span, page| {
-            leaf.first && span.first == page
-        }) || inside(pages.last, |leaf, span, page| {
-            leaf.last && span.last == page
-        })
+    /// Whether the way's pages begin or end inside a mapping.
+    pub(crate) fn bisects(self, way: &Way<'m>) -> bool {
+        let Pages { first, last } = way.pages;
+        if way.level == 1 {
+            let leaf = |slot: Option<&AtomicU64>| {
+                let entry = slot?.load(Ordering::Acquire);
+                self.format.leaf_of(entry)
+            };
+            return leaf(way.slots.first()).is_some_and(|leaf| !leaf.first)
+                || leaf(way.slots.last()).is_some_and(|leaf| !leaf.last);
+        }
+        let over = |page| self.lookup_below(way.table, way.level, page);
+        over(first).is_some_and(|(leaf, span)| !leaf.first || span.first != first)
+            || over(last).is_some_and(|(leaf, span)| !leaf.last || span.last != last)
     }
 }
 

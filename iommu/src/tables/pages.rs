@@ -31,7 +31,7 @@ impl Pages {
     /// Cut where the slots of a table of `level` begin, ascending.
     pub(crate) fn parts(self, level: u8) -> impl Iterator<Item = Self> {
         let shift = slot_shift(level);
-        (self.first >> shift..=self.last >> shift).map(move |slot| Self {
+        (self.first >> shift..(self.last >> shift) + 1).map(move |slot| Self {
             first: self.first.max(slot << shift),
             last: self.last.min((slot << shift) + slot_pages(level) - 1),
         })
@@ -73,7 +73,8 @@ impl Extent {
     }
 }
 
-const fn slot_shift(level: u8) -> u32 {
+/// log2 of the number of pages that one slot of a table of `level` spans.
+pub(super) const fn slot_shift(level: u8) -> u32 {
     INDEX_BITS * (level as u32 - 1)
 }
 

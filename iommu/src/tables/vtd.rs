@@ -100,6 +100,10 @@ impl EntryFormat for VtdSecondStage {
         entry & !LIVE | (live << LIVE_SHIFT) & LIVE
     }
 
+    fn hardware_writes(self) -> bool {
+        false
+    }
+
     fn is_attached(self, entry: u64) -> bool {
         Bits::from_bits_truncate(entry).intersects(Bits::READ | Bits::WRITE)
     }

@@ -12,7 +12,7 @@ use crate::vtd::registers::{IQA, IQH, IQT, QUEUE_OFFSET};
 use crate::vtd::{Descriptor, FaultStatus, Global, QueueAddress, StatusWrite};
 use core::sync::atomic::{Ordering, fence};
 use hv_core::Hpa;
-use hv_core::memory::{FramePool, PhysMemory};
+use hv_core::memory::{Frame, FramePool, PhysMemory};
 use hv_core::mmio::Mmio;
 
 /// The queue and the status word, one frame each.
@@ -102,18 +102,18 @@ impl Queue {
             registers.flush_write_buffer()?;
         }
         self.sequence = self.sequence.wrapping_add(1);
-        self.push(mem, descriptor)?;
-        self.push(
-            mem,
-            Descriptor::Wait {
-                status: Some(StatusWrite {
-                    address: self.status.raw(),
-                    data: self.sequence,
-                }),
-                interrupt: false,
-                fence: false,
-            },
-        )?;
+        let wait = Descriptor::Wait {
+            status: Some(StatusWrite {
+                address: self.status.raw(),
+                data: self.sequence,
+            }),
+            interrupt: false,
+            fence: false,
+        };
+        let base = Hpa::new(self.address.base);
+        let queue = mem.frame(base).ok_or(UnitError::NoAnswer)?;
+        self.push(queue, descriptor);
+        self.push(queue, wait);
         // Table entries and descriptors before the doorbell: the unit may fetch as
         // soon as it sees the new tail.
         fence(Ordering::Release);
@@ -136,16 +136,14 @@ impl Queue {
     }
 
     /// Writes a descriptor into the next slot. The unit does not see it yet.
-    fn push(&mut self, mem: &impl PhysMemory, descriptor: Descriptor) -> Result<(), UnitError> {
-        let frame = mem
-            .frame(Hpa::new(self.address.base))
-            .ok_or(UnitError::NoAnswer)?;
+    #[inline]
+    fn push(&mut self, queue: &Frame, descriptor: Descriptor) {
         let slot = self.tail as usize / 8;
         let raw = descriptor.encode();
-        for (word, half) in frame.words()[slot..].iter().zip([raw, raw >> 64]) {
-            word.store(half as u64, Ordering::Relaxed);
+        if let [low, high, ..] = &queue.words()[slot..] {
+            low.store(raw as u64, Ordering::Relaxed);
+            high.store((raw >> 64) as u64, Ordering::Relaxed);
         }
         self.tail = self.address.next(self.tail);
-        Ok(())
     }
 }

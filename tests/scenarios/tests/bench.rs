@@ -1,0 +1,79 @@
+//! The IOMMU layer's operations cost no more than they may. Under `-icount` the
+//! figures repeat exactly.
+
+// A machine that cannot be run ends the test.
+#![allow(clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use xtask::bench::{self, Record};
+
+/// What was reached, in instructions and locked operations, with a little room for
+/// another compiler.
+const REACHED: [(&str, u64, u64); 6] = [
+    ("map-4k", 1150, 1),
+    ("unmap-4k", 1400, 5),
+    ("unmap-4k-last", 1500, 6),
+    ("unmap-2m-small-leaves", 10_500, 25),
+    ("unmap-2048-in-one-call", 18 * 2048, 81),
+    ("harvest-nothing-writable", 100, 0),
+];
+
+#[test]
+fn operations_cost_no_more_than_they_did_and_the_same_among_any_number_of_mappings() {
+    let records = bench::strandline().expect("the benchmark image runs");
+    for (operation, instructions, locked) in REACHED {
+        let of_it = |record: &&Record| record.operation == operation;
+        let record = records.iter().find(of_it).expect("measured");
+        assert!(record.instructions <= instructions, "{record:?}");
+        assert!(
+            record.locked.is_some_and(|count| count <= locked),
+            "{record:?}"
+        );
+    }
+    one_invalidation_and_one_wait_a_call(&records);
+    a_flat_curve(&records);
+    reports_what_was_writable(&records);
+}
+
+fn one_invalidation_and_one_wait_a_call(records: &[Record]) {
+    for record in records {
+        let calls = match record.operation.as_str() {
+            "unmap-4k-sweep" => record.mappings,
+            operation => u64::from(operation.contains("unmap")),
+        };
+        assert_eq!(record.invalidations, Some(calls), "{record:?}");
+        assert_eq!(record.waits, Some(calls), "{record:?}");
+    }
+}
+
+fn a_flat_curve(records: &[Record]) {
+    let mut costs = BTreeMap::<_, Vec<_>>::new();
+    for record in records {
+        if record.operation.starts_with("curve-") {
+            let of_operation = costs.entry(&record.operation).or_default();
+            of_operation.push((record.others, record.instructions));
+        }
+    }
+    assert_eq!(costs.len(), 2, "mapping and unmapping");
+    for (operation, curve) in costs {
+        assert_eq!(curve.last().map(|(others, _)| *others), Some(1 << 20));
+        let first = curve[0].1;
+        assert!(
+            curve.iter().all(|(_, cost)| *cost == first),
+            "{operation}: {curve:?}"
+        );
+    }
+}
+
+fn reports_what_was_writable(records: &[Record]) {
+    for record in records {
+        let expected = match record.operation.as_str() {
+            "unmap-4k-read-only" => 0,
+            // Each call of the sweep reports its one page in the first bit.
+            "unmap-4k-sweep" => 1,
+            operation if operation.contains("unmap") => record.pages,
+            _ => 0,
+        };
+        assert_eq!(record.bits, expected, "{record:?}");
+    }
+}
