@@ -30,4 +30,5 @@ pub mod sabotage;
 pub mod tail;
 pub mod units;
 pub mod verdict;
+pub mod viommu;
 pub mod workspace;

@@ -46,6 +46,8 @@ pub struct Report {
     pub downtime: Downtime,
     /// The kind of remapping unit.
     pub iommu: String,
+    /// The kind of IOMMU that the guest was given.
+    pub viommu: String,
     /// Whether the remapping units tell of the DMA they refuse.
     pub dma_faults_reported: bool,
     /// Faults that the remapping hardware recorded on both machines.
@@ -113,6 +115,7 @@ impl Report {
                 ack_us: figures.ack_us,
             },
             iommu: run.iommu.name(),
+            viommu: run.viommu.name(),
             dma_faults_reported: outcome.reports_faults(),
             dma_faults: outcome
                 .source

@@ -4,6 +4,7 @@
 //! a word `--` is the guest's own command line and is passed on as it is.
 
 use hv_core::sabotage::Sabotage;
+use iommu::viommu::any::Kind;
 
 /// What this machine does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -37,6 +38,8 @@ pub struct Options<'a> {
     pub role: Role,
     /// `memory=`: the guest's memory in bytes, whole 2 MiB.
     pub memory: u64,
+    /// `viommu=`: the kind of IOMMU that the guest is given.
+    pub viommu: Kind,
     /// `max-bandwidth=`: what migration may send, bytes a second; `None`: no limit.
     pub max_bandwidth: Option<u64>,
     /// `downtime-limit=`: how long the guest may stand still, microseconds.
@@ -56,6 +59,7 @@ impl Default for Options<'_> {
         Self {
             role: Role::None,
             memory: 64 << 20,
+            viommu: Kind::Vtd,
             max_bandwidth: None,
             downtime_limit_us: 500_000,
             migrate_after_us: 500_000,
@@ -75,7 +79,8 @@ pub const MAX_MEMORY: u64 = 3 << 30;
 /// pauses for a broken link.
 pub const MIN_BANDWIDTH: u64 = 64 << 10;
 
-const NAMES: &str = "role, memory, max-bandwidth, downtime-limit, migrate-after, verify, sabotage";
+const NAMES: &str =
+    "role, memory, viommu, max-bandwidth, downtime-limit, migrate-after, verify, sabotage";
 
 /// What is wrong with the command line; the message names the word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -142,6 +147,12 @@ impl<'a> Options<'a> {
                     .filter(|bytes| (1..=MAX_MEMORY).contains(bytes))
                     .filter(|bytes| bytes.is_multiple_of(MEMORY_GRANULE))
                     .ok_or(or_allowed("a multiple of 2M up to 3G, for example 64M"))?;
+            }
+            "viommu" => {
+                self.viommu = Kind::ALL
+                    .into_iter()
+                    .find(|kind| kind.name() == value)
+                    .ok_or(or_allowed("vtd or virtio"))?;
             }
             "max-bandwidth" => {
                 let bytes = size(value)
@@ -228,11 +239,12 @@ mod tests {
 
     #[test]
     fn every_option_is_understood() {
-        let line = "role=source memory=128M max-bandwidth=4M downtime-limit=500ms \
+        let line = "role=source memory=128M viommu=virtio max-bandwidth=4M downtime-limit=500ms \
                     migrate-after=2s verify=on -- seed=7  role=x --";
         let expected = Options {
             role: Role::Source,
             memory: 128 << 20,
+            viommu: Kind::Virtio,
             max_bandwidth: Some(4 << 20),
             downtime_limit_us: 500_000,
             migrate_after_us: 2_000_000,

@@ -3,7 +3,8 @@
 //! Nothing is checked here but that the machine survives: the work that follows
 //! needs a unit that comes up as if nothing had been, and memory that is whole.
 
-use crate::machine::{MachineError, find_device, registers, unit_range};
+use crate::machine::{MachineError, find_device, registers};
+use crate::remapping::unit_range;
 use hv_core::PAGE_SIZE;
 use hv_core::memory::Frame;
 use hv_core::mmio::Mmio;

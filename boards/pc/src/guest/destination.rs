@@ -1,11 +1,11 @@
 //! The guest as migration's destination sees it: empty until it arrives.
 
-use super::{Guest, SECTIONS, VIOMMU_BUDGET};
+use super::{Guest, VIOMMU_BUDGET};
 use crate::events;
 use hv_core::Gfn;
 use hv_core::memory::Frame;
 use hv_core::vm::VmState;
-use iommu::viommu::vtd::VtdState;
+use iommu::viommu::any::AnyState;
 use iommu::viommu::{Service, Viommu};
 use log::error;
 use migration::VmError;
@@ -25,7 +25,7 @@ impl DestinationVm for Guest<'_> {
         if !same_memory {
             return Err(Refusal::Memory);
         }
-        if config.sections[..] != SECTIONS[..] {
+        if config.sections[..] != self.sections {
             return Err(Refusal::Sections);
         }
         Ok(())
@@ -41,7 +41,7 @@ impl DestinationVm for Guest<'_> {
     }
 
     fn load(&mut self, info: SectionInfo, bytes: &[u8]) -> Result<(), VmError> {
-        match SECTIONS.iter().position(|known| *known == info) {
+        match self.sections.iter().position(|known| *known == info) {
             Some(0) => {
                 let state = get::<VmState>(bytes)?;
                 self.vm.restore(&state).map_err(|error| {
@@ -50,7 +50,7 @@ impl DestinationVm for Guest<'_> {
                 })
             }
             Some(1) => {
-                let state = get::<VtdState>(bytes)?;
+                let state = AnyState::read(self.viommu.kind(), bytes).ok_or(WRONG_LENGTH)?;
                 self.viommu.restore(&state).map_err(|error| {
                     error!("{error}");
                     VmError("the vIOMMU's state is refused")
@@ -62,6 +62,15 @@ impl DestinationVm for Guest<'_> {
             }
             _ => Err(VmError("there is no such section")),
         }
+    }
+
+    /// Mappings that only the vIOMMU of the source knew of.
+    fn load_more(&mut self, _: SectionInfo, bytes: &[u8]) -> Result<(), VmError> {
+        let restored = self.viommu.restore_mappings(&mut self.dma, bytes);
+        restored.map_err(|error| {
+            error!("{error}");
+            VmError("the vIOMMU's mappings are refused")
+        })
     }
 
     /// Mappings first: the vIOMMU reads the guest's tables, which arrived with its
@@ -93,6 +102,8 @@ impl DestinationVm for Guest<'_> {
     }
 }
 
+const WRONG_LENGTH: VmError = VmError("a section has the wrong length");
+
 fn get<T: FromBytes>(bytes: &[u8]) -> Result<T, VmError> {
-    T::read_from_bytes(bytes).map_err(|_| VmError("a section has the wrong length"))
+    T::read_from_bytes(bytes).map_err(|_| WRONG_LENGTH)
 }

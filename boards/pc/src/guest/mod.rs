@@ -33,7 +33,8 @@ use iommu::Iommu;
 use iommu::space::SpaceError;
 use iommu::tables::AnyFormat;
 use iommu::unit::{DmaFault, SourceId};
-use iommu::viommu::vtd::{VtdUnit, WINDOW};
+use iommu::viommu::any::{AnyViommu, Kind};
+use iommu::viommu::virtio::Cursor;
 use iommu::viommu::{Service, Viommu};
 use log::info;
 use migration::stream::{SectionId, SectionInfo};
@@ -59,12 +60,18 @@ const NAMED_FAULTS: u64 = 16;
 /// The guest status that means content: what `strandline_rt::debug_exit` writes.
 const CONTENT: u32 = 0x10;
 
-/// What goes across beside memory, in this order.
-const SECTIONS: [SectionInfo; 3] = [
-    section(1, 2),
-    section(2, iommu::viommu::vtd::STATE_VERSION as u16),
-    section(3, 1),
-];
+/// What goes across beside memory, in this order: the CPU and its platform, the
+/// vIOMMU, the device.
+type Sections = [SectionInfo; 3];
+
+const fn sections(viommu: Kind) -> Sections {
+    let id = match viommu {
+        Kind::Vtd => 2,
+        Kind::Virtio => 4,
+    };
+    let viommu = section(id, viommu.state_version() as u16);
+    [section(1, 2), viommu, section(3, 1)]
+}
 
 const fn section(id: u16, version: u16) -> SectionInfo {
     SectionInfo {
@@ -81,7 +88,10 @@ pub struct Guest<'m> {
     memory: &'m GuestMemory<'m, IdentityMemory>,
     vm: Vm<'m, IdentityMemory, SvmVcpu<'m>>,
     dma: Dma<'m>,
-    viommu: VtdUnit,
+    viommu: AnyViommu,
+    /// How far the mappings were saved that the vIOMMU alone knows of.
+    saved: Cursor,
+    sections: Sections,
     device: Device,
     source_id: SourceId,
     config: &'m ConfigPorts,
@@ -128,10 +138,11 @@ impl Guest<'_> {
         // Bounded work, then the guest again: what it asked for completes when it
         // completes, and a guest that asks for too much waits for itself.
         self.serve_viommu()?;
+        let window = self.viommu.kind().window();
         let mut registers = Registers(&mut self.viommu);
         let mut regions = [MmioRegion {
             gpa: VIOMMU,
-            bytes: WINDOW,
+            bytes: window,
             device: &mut registers,
         }];
         let console = &mut self.console;
@@ -193,7 +204,7 @@ impl Guest<'_> {
         }
     }
 
-    /// Faults of the device become fault records of the guest's own unit.
+    /// Faults of the device become faults of the guest's own unit.
     fn hand_on_faults(&mut self) {
         let before = self.faults;
         for _ in 0..FAULT_BUDGET {
@@ -223,7 +234,7 @@ impl Guest<'_> {
 }
 
 /// The vIOMMU's registers on the guest's bus.
-struct Registers<'a>(&'a mut VtdUnit);
+struct Registers<'a>(&'a mut AnyViommu);
 
 impl MmioDevice for Registers<'_> {
     fn read(&mut self, offset: u64, width: u8) -> u64 {

@@ -1,18 +1,22 @@
 //! The guest as migration's source sees it.
 
-use super::{Guest, SECTIONS};
+use super::Guest;
 use core::task::Poll;
 use hv_core::Gfn;
 use hv_core::device::edu;
 use hv_core::dirty::DirtyLog;
 use hv_core::memory::{Frame, Slot};
 use iommu::viommu::Viommu;
+use iommu::viommu::virtio::{Cursor, MAPPING_BYTES};
 use log::error;
 use migration::VmError;
 use migration::source::SourceVm;
 use migration::stream::SectionInfo;
 use strandline_rt::interrupts;
 use zerocopy::IntoBytes;
+
+/// The vIOMMU's place among the sections.
+const VIOMMU: usize = 1;
 
 impl SourceVm for Guest<'_> {
     fn slots(&self) -> &[Slot] {
@@ -28,7 +32,7 @@ impl SourceVm for Guest<'_> {
     }
 
     fn sections(&self) -> &[SectionInfo] {
-        &SECTIONS
+        &self.sections
     }
 
     /// The log first: what the others find from then on has a place to go.
@@ -92,11 +96,25 @@ impl SourceVm for Guest<'_> {
 
     fn save(&mut self, index: usize, to: &mut [u8]) -> Result<usize, VmError> {
         match index {
-            0 => put(&self.vm.save(), to),
-            1 => put(&self.viommu.save(), to),
-            2 => put(&self.save_device()?, to),
+            0 => put(self.vm.save().as_bytes(), to),
+            VIOMMU => {
+                self.saved = Cursor::default();
+                put(self.viommu.save().as_bytes(), to)
+            }
+            2 => put(self.save_device()?.as_bytes(), to),
             _ => Err(VmError("there is no such section")),
         }
+    }
+
+    fn has_more(&self, index: usize) -> bool {
+        let mut next = self.saved;
+        let mut record = [0; MAPPING_BYTES];
+        index == VIOMMU && self.viommu.save_mappings(&self.dma, &mut next, &mut record) > 0
+    }
+
+    /// The mappings that the vIOMMU alone knows of.
+    fn save_more(&mut self, _: usize, to: &mut [u8]) -> Result<usize, VmError> {
+        Ok(self.viommu.save_mappings(&self.dma, &mut self.saved, to))
     }
 
     fn resume(&mut self) {
@@ -108,8 +126,7 @@ impl SourceVm for Guest<'_> {
     }
 }
 
-fn put(state: &(impl IntoBytes + zerocopy::Immutable), to: &mut [u8]) -> Result<usize, VmError> {
-    let bytes = state.as_bytes();
+fn put(bytes: &[u8], to: &mut [u8]) -> Result<usize, VmError> {
     let place = to
         .get_mut(..bytes.len())
         .ok_or(VmError("a section is too large"))?;

@@ -107,7 +107,8 @@ pub(super) struct Registers {
     pub(super) bypass: bool,
     /// What the driver wrote there last.
     pub(super) bypass_wanted: bool,
-    /// The driver has written 0 to Status, which reads 0 once that is done.
+    /// The driver has reset the device, and its endpoints are not detached yet. A
+    /// driver that does not wait for that may set the registers up anew meanwhile.
     pub(super) reset_wanted: bool,
     /// There may be requests.
     pub(super) is_notified: bool,
@@ -132,11 +133,13 @@ impl Registers {
         }
     }
 
-    /// The driver's reset is done. `bypass` stays, as the specification wants it.
-    pub(super) fn reset(&mut self) {
+    /// As after a reset by the driver. `bypass` stays, as the specification wants
+    /// it.
+    fn reset(&mut self) {
         *self = Self {
             bypass: self.bypass,
             bypass_wanted: self.bypass_wanted,
+            reset_wanted: true,
             ..Self::new(self.width)
         };
     }
@@ -192,6 +195,8 @@ impl Registers {
             QUEUE_SIZE_MAX if queue.is_some() => MAX_SIZE.into(),
             QUEUE_READY => u32::from(queue.is_some_and(|queue| queue.is_ready)),
             INTERRUPT_STATUS => self.interrupt.bits(),
+            // Not 0 before the reset is done.
+            STATUS if self.reset_wanted => self.status.bits() | DeviceStatus::NEEDS_RESET.bits(),
             STATUS => self.status.bits(),
             // There is no shared memory.
             SHARED_MEMORY_LENGTH..QUEUE_RESET => u32::MAX,
@@ -247,7 +252,7 @@ impl Registers {
     /// without it.
     fn write_status(&mut self, value: u32) {
         if value == 0 {
-            self.reset_wanted = true;
+            self.reset();
             return;
         }
         let mut set = DeviceStatus::from_bits_truncate(value) & DeviceStatus::WRITABLE;

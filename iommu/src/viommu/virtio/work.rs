@@ -149,11 +149,13 @@ impl Stepwise for VirtioUnit {
             self.endpoints.commit(change);
             match change {
                 Change::Bypass(bypass) => self.registers.bypass = bypass,
-                Change::Reset => self.registers.reset(),
+                Change::Reset => self.registers.reset_wanted = false,
                 Change::None | Change::Move { .. } => {}
             }
         }
-        if let Some(chain) = self.chain.take() {
+        // After a reset the queues are others.
+        let chain = self.chain.take().filter(|_| !self.registers.reset_wanted);
+        if let Some(chain) = chain {
             let written = reply(guest, &chain, &[], job.status);
             self.give_back(guest, &chain, written);
         }
