@@ -8,11 +8,13 @@
 //!  qemu          -> the emulator      events, ledger -> what they said (observation)
 //!                                     verdict -> whether that is a success
 //!                                     report  -> the table and the JSON
-//!  linux         -> a stock kernel as the guest
+//!  linux         -> a stock kernel as the guest (debian -> its packages)
 //!  bench         -> what operations cost, here and on Linux
 //! ```
 
 pub mod bench;
+pub mod cpio;
+pub mod debian;
 pub mod events;
 pub mod image;
 pub mod images;

@@ -175,13 +175,21 @@ fn load(vmcb: &mut Vmcb, state: &VcpuState, entry: Entry) {
     };
     control.vintr = vintr::MASKING | (state.cr8 & vintr::TPR);
     control.intercept1 &= !intercept1::VINTR;
-    if entry.interrupt_window {
-        // A virtual interrupt that is intercepted the moment it could be taken.
-        control.vintr |= vintr::IRQ | vintr::PRIORITY | vintr::IGNORE_TPR;
+    if state.pending.is_interrupt() {
+        // Taken by the guest's CPU itself, before its first instruction. EVENTINJ is
+        // not used for interrupts: QEMU 10 keeps the vector as one of a pending
+        // exception, and delivers it again, IF or not, if its execution loop is
+        // left before the next exit. The handler's frame is then lost.
+        control.vintr |= vintr::request(state.pending.vector());
+    } else if entry.interrupt_window {
+        // One that is intercepted the moment it could be taken. It waits for the
+        // exit that says whether the one before was taken: of two at once, the
+        // other has the lower priority and has to wait for the first's end anyway.
+        control.vintr |= vintr::request(0);
         control.intercept1 |= intercept1::VINTR;
     }
     control.interrupt_shadow = u64::from(state.interrupt_shadow);
-    control.event_injection = encode_event(&state.pending);
+    control.event_injection = encode_exception(&state.pending);
     control.clean = 0;
 
     let save = &mut vmcb.save;
@@ -224,7 +232,7 @@ fn store(vmcb: &Vmcb, state: &mut VcpuState) {
     let (control, save) = (&vmcb.control, &vmcb.save);
     state.cr8 = control.vintr & vintr::TPR;
     state.interrupt_shadow = (control.interrupt_shadow & 1) as u8;
-    state.pending = undelivered_event(vmcb, state);
+    state.pending = undelivered_event(vmcb, state.pending);
 
     state.es = save.es;
     state.cs = save.cs;
@@ -259,41 +267,33 @@ fn store(vmcb: &Vmcb, state: &mut VcpuState) {
     state.pat = save.guest_pat;
 }
 
-/// EVENTINJ, AMD64 APM volume 2, figure 15-4.
-fn encode_event(event: &Pending) -> u64 {
-    if event.is_none() {
+/// EVENTINJ, AMD64 APM volume 2, figure 15-4, for an exception or an NMI.
+fn encode_exception(event: &Pending) -> u64 {
+    if event.is_none() || event.is_interrupt() {
         return 0;
     }
-    let kind = match (event.is_interrupt(), event.is_nmi()) {
-        (true, _) => 0,
-        (_, true) => 2,
-        _ => 3,
-    };
+    let kind = if event.is_nmi() { 2 } else { 3 };
     let code = event
         .error_code()
         .map_or(0, |code| EVENT_HAS_CODE | u64::from(code) << 32);
     EVENT_VALID | code | kind << 8 | u64::from(event.vector())
 }
 
-/// The event whose delivery the exit interrupted. `before` is the state at entry.
-///
-/// Two exits can come before an event is delivered: a nested fault on the stack or
-/// the tables it needs, and one that came before the guest did anything. Any other
-/// exit is one of a guest that moved on, so its event was delivered; QEMU 10.0.2
-/// has been seen to stand still with a handler's frame overwritten by what only a
-/// second delivery of the same interrupt explains.
-fn undelivered_event(vmcb: &Vmcb, before: &VcpuState) -> Pending {
-    let (control, save) = (&vmcb.control, &vmcb.save);
-    let has_moved = (save.rip, save.rsp) != (before.rip, before.gpr[RSP]);
-    if has_moved && control.exit_code != exit_code::NPF {
-        return Pending::NONE;
+/// The event to deliver again: an interrupt that the guest has not taken, or the
+/// event whose delivery the exit interrupted.
+fn undelivered_event(vmcb: &Vmcb, entered_with: Pending) -> Pending {
+    let control = &vmcb.control;
+    let is_requested = control.vintr & vintr::IRQ != 0;
+    if entered_with.is_interrupt() && is_requested {
+        entered_with
+    } else {
+        decode_event(control.exit_int_info)
     }
-    decode_event(control.exit_int_info)
 }
 
-/// EXITINTINFO, same layout. An event that an instruction of the guest raised (INT
-/// n, INT3, INTO) is not delivered again: RIP still points to that instruction,
-/// which will raise it.
+/// EXITINTINFO, laid out like EVENTINJ. An event that an instruction of the guest
+/// raised (INT n, INT3, INTO) is not delivered again: RIP still points to that
+/// instruction, which will raise it.
 fn decode_event(info: u64) -> Pending {
     if info & EVENT_VALID == 0 {
         return Pending::NONE;
@@ -304,7 +304,7 @@ fn decode_event(info: u64) -> Pending {
         (0, _) => Pending::interrupt(vector),
         (2, _) => Pending::nmi(),
         (3, 3 | 4) => Pending::NONE,
-        (3, _) => Pending::exception(vector & 31, code),
+        (3, 0..=31) => Pending::exception(vector, code),
         _ => Pending::NONE,
     }
 }

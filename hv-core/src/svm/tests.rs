@@ -2,11 +2,12 @@
 
 use super::*;
 use crate::vcpu::Segment;
+use std::boxed::Box;
 use zerocopy::FromZeros;
 
 /// A block of zeros.
-fn block() -> std::boxed::Box<Vmcb> {
-    std::boxed::Box::new(Vmcb::new_zeroed())
+fn block() -> Box<Vmcb> {
+    Box::new(Vmcb::new_zeroed())
 }
 
 #[test]
@@ -65,19 +66,20 @@ fn an_interrupt_window_lasts_for_one_entry() {
 
 #[test]
 fn interrupted_deliveries_are_repeated_and_software_interrupts_restarted() {
-    for event in [
-        Pending::interrupt(0x51),
-        Pending::nmi(),
-        Pending::exception(14, Some(6)),
-        Pending::UD,
-    ] {
-        assert_eq!(decode_event(encode_event(&event)), event);
+    for event in [Pending::nmi(), Pending::exception(14, Some(6)), Pending::UD] {
+        assert_eq!(decode_event(encode_exception(&event)), event);
     }
-    // INT 0x80, INT3, and an invalid word with bits in it.
-    for info in [EVENT_VALID | 4 << 8 | 0x80, EVENT_VALID | 3 << 8 | 3, 0x30] {
+    assert_eq!(decode_event(EVENT_VALID | 0x51), Pending::interrupt(0x51));
+    // INT 0x80, INT3, no exception at all, and an invalid word with bits in it.
+    for info in [
+        EVENT_VALID | 4 << 8 | 0x80,
+        EVENT_VALID | 3 << 8 | 3,
+        EVENT_VALID | 3 << 8 | 0x41,
+        0x30,
+    ] {
         assert_eq!(decode_event(info), Pending::NONE);
     }
-    assert_eq!(encode_event(&Pending::NONE), 0);
+    assert_eq!(encode_exception(&Pending::NONE), 0);
 }
 
 #[test]
@@ -129,18 +131,42 @@ fn nested_faults_tell_fetches_walks_and_writes_apart() {
     }
 }
 
+/// A block as VMEXIT leaves it, after an entry with `pending` and no window.
+fn left_with(pending: Pending, is_requested: bool, exit_int_info: u64) -> Box<Vmcb> {
+    let (mut vmcb, mut state) = (block(), VcpuState::pvh(0, 0));
+    state.pending = pending;
+    load(&mut vmcb, &state, Entry::default());
+    if !is_requested {
+        vmcb.control.vintr &= !vintr::IRQ;
+    }
+    vmcb.control.exit_int_info = exit_int_info;
+    vmcb
+}
+
 #[test]
-fn an_event_is_repeated_only_if_the_guest_has_not_moved_or_faulted_in_delivery() {
-    let mut vmcb = block();
-    let before = VcpuState::pvh(0x20_0000, 0x1000);
+fn an_interrupt_is_requested_with_its_vector_and_never_injected() {
+    let vmcb = left_with(Pending::interrupt(0x41), true, 0);
+    assert_eq!(vmcb.control.vintr, vintr::MASKING | vintr::request(0x41));
+    assert_eq!(vmcb.control.vintr >> 32, 0x41);
+    assert_eq!(vmcb.control.intercept1 & intercept1::VINTR, 0);
+    assert_eq!(vmcb.control.event_injection, 0);
+}
+
+#[test]
+fn an_interrupt_is_repeated_exactly_if_it_was_not_taken() {
     let event = Pending::interrupt(0x41);
-    vmcb.control.exit_int_info = encode_event(&event);
-    vmcb.save.rip = before.rip;
-    vmcb.save.rsp = before.gpr[RSP];
-    vmcb.control.exit_code = exit_code::INTR;
-    assert_eq!(undelivered_event(&vmcb, &before), event);
-    vmcb.save.rip += 9;
-    assert_eq!(undelivered_event(&vmcb, &before), Pending::NONE);
-    vmcb.control.exit_code = exit_code::NPF;
-    assert_eq!(undelivered_event(&vmcb, &before), event);
+    let not_taken = left_with(event, true, 0);
+    assert_eq!(undelivered_event(&not_taken, event), event);
+    let taken = left_with(event, false, 0);
+    assert_eq!(undelivered_event(&taken, event), Pending::NONE);
+    // The stack that it needs was not there.
+    let cut_short = left_with(event, false, EVENT_VALID | 0x41);
+    assert_eq!(undelivered_event(&cut_short, event), event);
+}
+
+#[test]
+fn a_window_that_did_not_open_is_no_interrupt() {
+    let mut vmcb = left_with(Pending::NONE, true, 0);
+    vmcb.control.vintr |= vintr::request(0);
+    assert_eq!(undelivered_event(&vmcb, Pending::NONE), Pending::NONE);
 }

@@ -50,6 +50,11 @@ pub(super) mod vintr {
     pub(in crate::svm) const IGNORE_TPR: u64 = 1 << 20;
     /// V_INTR_MASKING: the guest's IF and CR8 govern virtual interrupts only.
     pub(in crate::svm) const MASKING: u64 = 1 << 24;
+
+    /// A virtual interrupt of the highest priority; V_INTR_VECTOR is bits 39:32.
+    pub(in crate::svm) const fn request(vector: u8) -> u64 {
+        IRQ | PRIORITY | IGNORE_TPR | (vector as u64) << 32
+    }
 }
 
 /// Values of TLB_CONTROL (offset 0x05c).

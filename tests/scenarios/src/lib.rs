@@ -25,24 +25,14 @@ pub struct Moved {
 
 /// Runs it to its end. The images are built once per test process.
 ///
-/// About one machine in fifty used to stand still under QEMU (see the README). A run
-/// that was cut off by the time limit is therefore made once more, and says so;
-/// whatever hangs by itself hangs both times.
-///
 /// # Panics
 /// The run could not take place.
 #[track_caller]
 pub fn execute(run: &Run) -> Outcome {
-    let once = || match run.execute(&mut |_, _| {}) {
+    match run.execute(&mut |_, _| {}) {
         Ok(outcome) => outcome,
         Err(error) => panic!("{}: {error:#}", run.scenario),
-    };
-    let outcome = once();
-    if outcome.timed_out.is_none() {
-        return outcome;
     }
-    eprintln!("{}: stood still, run again", run.scenario);
-    once()
 }
 
 /// Runs it; the guest must move and find every page right on the destination.

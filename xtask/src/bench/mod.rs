@@ -1,7 +1,7 @@
 //! What the same operations cost on Strandline and on Linux VFIO type1.
 //!
 //! ```text
-//!  linux, initramfs -> a kernel and its one process     \
+//!  linux            -> a kernel and its one process     \
 //!                                                        machine -> records -> table
 //!  image            -> the benchmark image              /
 //! ```
@@ -10,7 +10,6 @@
 //! other, under `-icount shift=0`: what is counted are the machine's instructions,
 //! and a run repeats exactly where no timer interrupt falls into an operation.
 
-mod initramfs;
 mod linux;
 mod machine;
 mod record;
@@ -19,9 +18,10 @@ mod table;
 pub use record::Record;
 pub use table::{Comparison, Row, Target};
 
+use crate::debian::Kernel;
 use crate::image::{self, Image};
 use crate::qemu;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use machine::Boot;
 
 /// Measures Strandline.
@@ -44,11 +44,11 @@ pub fn strandline() -> Result<Vec<Record>> {
 /// # Errors
 /// The kernel cannot be had, or the run failed; the message has its log.
 pub fn linux() -> Result<(String, Vec<Record>)> {
-    let kernel = linux::fetch()?;
+    let kernel = Kernel::fetch().context("to measure without Linux, use --skip-linux")?;
     let boot = Boot {
         name: "linux",
         kernel: kernel.image(),
-        initrd: Some(kernel.initramfs()?),
+        initrd: Some(linux::initramfs(&kernel)?),
         options: linux::OPTIONS,
         memory_mib: 1024,
     };

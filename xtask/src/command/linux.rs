@@ -4,11 +4,11 @@ use super::exit_code;
 use anyhow::Result;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use xtask::linux::{self, Console, Sources};
+use xtask::linux::{self, Console, Figures, Sources};
 use xtask::progress::Progress;
 use xtask::qemu;
-use xtask::report::logs_of;
-use xtask::run::{Outcome, Run};
+use xtask::report::{Report, logs_of};
+use xtask::run::Run;
 use xtask::units::{Size, Span};
 
 /// Boot Debian's stock kernel as the guest and migrate it while it idles.
@@ -36,7 +36,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     memory: Size,
     /// How long the guest runs before its migration starts, in the machine's time
-    #[arg(long, value_name = "TIME", default_value = "9s")]
+    #[arg(long, value_name = "TIME", default_value = "6s")]
     migrate_after: Span,
     /// Do not migrate: the guest ends where it booted
     #[arg(long, conflicts_with = "migrate_after")]
@@ -44,12 +44,17 @@ pub(crate) struct Args {
     /// Give up after this time on the wall clock
     #[arg(long, value_name = "TIME", default_value = "240s")]
     timeout: Span,
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let never = Span::seconds(1_000_000);
     let run = Run {
         memory: args.memory,
+        max_bandwidth: None,
+        downtime_limit: None,
         migrate_after: Some(if args.stay { never } else { args.migrate_after }),
         guest_line: Some(args.append.clone()),
         timeout: args.timeout,
@@ -67,54 +72,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         })?
     };
     let console = Console::read(&outcome)?;
-    let wrong = linux::judge(&outcome, &console, !args.stay);
-    if !wrong.is_empty() {
+    let verdict = linux::judge(&outcome, &console, !args.stay);
+    let report = Report {
+        guest: Figures::new(&console),
+        ..Report::new(&run, &outcome, &verdict)
+    };
+    if let Some(path) = &args.json {
+        report.write_json(path)?;
+    }
+    if !verdict.is_pass() {
         eprint!("{}", logs_of(&outcome));
     }
-    show(&outcome, &console);
-    for line in &wrong {
-        println!("  wrong: {line}");
-    }
-    println!("{}", if wrong.is_empty() { "PASS" } else { "FAIL" });
-    Ok(exit_code(wrong.is_empty()))
-}
-
-fn show(outcome: &Outcome, console: &Console) {
-    let seconds = |at: Option<u64>| match at {
-        Some(at) => format!("{}.{:02} s", at / 100, at % 100),
-        None => "-".into(),
-    };
-    let rows = [
-        ("kernel", console.kernel.clone().unwrap_or("-".into())),
-        ("init started, guest's clock", seconds(console.init)),
-        ("init ended, guest's clock", seconds(console.end)),
-        ("clock sources", console.clock_sources.join(", ")),
-        (
-            "ticks before and after the move",
-            format!(
-                "{} + {}",
-                console.ticks_on_source,
-                console.ticks.len() - console.ticks_on_source
-            ),
-        ),
-        (
-            "kernel errors in boot and later",
-            format!("{} + {}", console.boot_errors.len(), console.errors.len()),
-        ),
-        (
-            "downtime",
-            match &outcome.source.migrated {
-                Some(migrated) => format!("{} us", migrated.downtime_us),
-                None => "-".into(),
-            },
-        ),
-        (
-            "wall clock",
-            format!("{:.1} s", outcome.elapsed.as_secs_f64()),
-        ),
-        ("logs", outcome.logs.display().to_string()),
-    ];
-    for (name, value) in rows {
-        println!("  {name:<32} {value}");
-    }
+    print!("{report}");
+    Ok(exit_code(verdict.is_pass()))
 }

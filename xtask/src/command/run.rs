@@ -1,7 +1,7 @@
 //! `cargo xtask run`: the main job, once.
 
 use super::{exit_code, linux};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use xtask::iommu::Iommu;
@@ -117,8 +117,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let verdict = judge(&outcome, Expect::Migrates);
     let report = Report::new(&run, &outcome, &verdict);
     if let Some(path) = &args.json {
-        std::fs::write(path, report.to_json()?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        report.write_json(path)?;
     }
     if !verdict.is_pass() {
         eprint!("{}", logs_of(&outcome));

@@ -1,6 +1,6 @@
 //! The initramfs of the stock guest: busybox and one script.
 
-use super::cpio::Archive;
+use crate::cpio::Archive;
 
 /// How often the script ticks, once a second.
 pub(super) const TICKS: u32 = 8;
@@ -11,8 +11,7 @@ pub(super) fn build(busybox: &[u8]) -> Vec<u8> {
     for name in ["bin", "dev", "proc", "sys"] {
         archive.directory(name);
     }
-    // The kernel opens it before anything is mounted.
-    archive.character_device("dev/console", 5, 1);
+    archive.console("dev/console");
     archive.file("bin/busybox", busybox);
     archive.file("init", script().as_bytes());
     archive.finish()

@@ -1,19 +1,20 @@
 //! A stock Debian kernel as the guest.
 //!
 //! ```text
-//!  packages  -> kernel and busybox      initramfs, cpio -> the archives
+//!  debian    -> kernel and busybox      initramfs, cpio -> the archives
 //!  run::Run  -> two machines, watched   console -> what the guest said, judged
+//!                                       figures -> and its figures
 //! ```
-//!
-//! Nothing that is fetched leaves the target directory.
 
 mod console;
-mod cpio;
+mod figures;
 mod initramfs;
-mod packages;
 
 pub use console::{Console, judge};
+pub use figures::Figures;
 
+use crate::cpio::Archive;
+use crate::debian::{self, Kernel};
 use crate::image::{self, Image};
 use crate::images::Images;
 use crate::workspace;
@@ -41,14 +42,14 @@ pub fn images(sources: &Sources) -> Result<Images> {
         .with_context(|| format!("cannot create {}", directory.display()))?;
     let kernel = match &sources.kernel {
         Some(path) => read(path)?,
-        None => read(&packages::kernel(&directory)?)?,
+        None => read(&Kernel::fetch()?.image())?,
     };
     let initramfs = match &sources.initramfs {
         Some(path) => read(path)?,
-        None => initramfs::build(&read(&packages::busybox(&directory)?)?),
+        None => initramfs::build(&debian::busybox()?),
     };
 
-    let mut module = cpio::Archive::default();
+    let mut module = Archive::default();
     module.file("kernel", &kernel);
     module.file("initramfs", &initramfs);
     let guest = directory.join("guest.cpio");

@@ -1,21 +1,22 @@
 //! A run's result: a table for people, JSON for programs.
 
+mod logs;
+mod table;
+
+pub use logs::logs_of;
+pub(crate) use table::{Row, row};
+
 use crate::events::Migrated;
 use crate::ledger::LostPage;
-use crate::machine::Role;
+use crate::linux::Figures;
 use crate::run::{Outcome, Run};
-use crate::tail::last_lines;
-use crate::units::human_bytes;
 use crate::verdict::Verdict;
+use anyhow::{Context, Result};
 use serde::Serialize;
-use std::fmt::{self, Write};
+use std::path::Path;
 
 /// How many lost pages the table names, and how many lines of each log it shows.
 const SHOWN: usize = 16;
-
-/// QEMU warns of each feature of the CPU model that it cannot emulate. The
-/// hypervisor checks for itself what it needs.
-const USUAL_WARNING: &str = "warning: TCG doesn't support requested feature";
 
 /// The result of a run. Its serialization is the JSON that programs read.
 #[derive(Clone, Debug, Serialize)]
@@ -63,6 +64,10 @@ pub struct Report {
     /// The frames that differed between the two machines at switchover, if they
     /// were compared.
     pub mismatches: Vec<u64>,
+    /// What a Linux guest said of itself; then nothing is known of pages verified,
+    /// lost or written last by a device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest: Option<Figures>,
     /// From the start of the first machine on, in milliseconds of wall clock.
     pub elapsed_ms: u64,
     /// `pass` or `fail`.
@@ -126,6 +131,7 @@ impl Report {
             pages_device_last: account.device_last,
             lost: home.lost.clone(),
             mismatches: home.mismatches.clone(),
+            guest: None,
             elapsed_ms: u64::try_from(outcome.elapsed.as_millis()).unwrap_or(u64::MAX),
             result: if verdict.is_pass() { "pass" } else { "fail" },
             failures: verdict.0.clone(),
@@ -138,6 +144,15 @@ impl Report {
     /// None that can happen: the structure has only strings and numbers.
     pub fn to_json(&self) -> serde_json::Result<String> {
         serde_json::to_string_pretty(self).map(|text| text + "\n")
+    }
+
+    /// Writes it to a file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_json(&self, path: &Path) -> Result<()> {
+        std::fs::write(path, self.to_json()?)
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
@@ -158,144 +173,6 @@ fn figures(outcome: &Outcome) -> Migrated {
         sum.dirty_emulation = sum.dirty_emulation.saturating_add(round.dirty_emulation);
     }
     sum
-}
-
-/// The table.
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.sabotage {
-            Some(name) => writeln!(f, "{} (seed {}, sabotage {name})", self.scenario, self.seed)?,
-            None => writeln!(f, "{} (seed {})", self.scenario, self.seed)?,
-        }
-        // A run that never got as far as a round has nothing to tell in figures.
-        if self.rounds > 0 {
-            self.write_figures(f)?;
-        }
-        self.write_lost(f)?;
-        let seconds = self.elapsed_ms as f64 / 1000.0;
-        writeln!(f, "{} in {seconds:.1} s", self.result.to_uppercase())?;
-        self.failures
-            .iter()
-            .try_for_each(|line| writeln!(f, "  {line}"))
-    }
-}
-
-impl Report {
-    fn write_figures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = &self.downtime;
-        let rows = [
-            ("rounds", grouped(self.rounds), ""),
-            ("pages sent", grouped(self.pages_sent), ""),
-            ("dirty by CPU", grouped(self.pages_dirty_cpu), "pages"),
-            (
-                "dirty, still mapped",
-                grouped(self.pages_dirty_mapped),
-                "pages a device could still write",
-            ),
-            (
-                "dirty, unmap report",
-                grouped(self.pages_dirty_unmap),
-                "pages a device could write until an unmap",
-            ),
-            (
-                "dirty by emulation",
-                grouped(self.pages_dirty_emulation),
-                "pages",
-            ),
-            (
-                "bytes sent",
-                grouped(self.bytes_sent),
-                &human_bytes(self.bytes_sent),
-            ),
-            ("downtime", ms(self.downtime_us), "ms, of which"),
-            ("  quiesce", ms(parts.quiesce_us), "ms"),
-            ("  last harvest", ms(parts.harvest_us), "ms"),
-            ("  last pages", ms(parts.pages_us), "ms"),
-            ("  state", ms(parts.state_us), "ms"),
-            ("  acknowledgement", ms(parts.ack_us), "ms"),
-            (
-                "device faults",
-                grouped(self.dma_faults),
-                match self.dma_faults_reported {
-                    true => "",
-                    false => "refused DMA is not reported by this unit",
-                },
-            ),
-            (
-                "pages verified",
-                grouped(self.pages_verified),
-                "by the guest, at its end",
-            ),
-            (
-                "  device wrote last",
-                grouped(self.pages_device_last),
-                "the last writer was the device",
-            ),
-            ("pages lost", grouped(self.pages_lost), ""),
-        ];
-        for (name, value, note) in rows {
-            let row = format!("  {name:<20} {value:>14}  {note}");
-            writeln!(f, "{}", row.trim_end())?;
-        }
-        Ok(())
-    }
-
-    fn write_lost(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let named = self.lost.iter().map(|page| {
-            let (gfn, last, operation) = (page.gfn, &page.last, page.operation);
-            format!("frame {gfn:#x}: last written by {last} in operation {operation}")
-        });
-        let differing = self
-            .mismatches
-            .iter()
-            .map(|gfn| format!("frame {gfn:#x}: differed from the source's at switchover"));
-        for line in named.chain(differing).take(SHOWN) {
-            writeln!(f, "    {line}")?;
-        }
-        match (self.lost.len() + self.mismatches.len()).saturating_sub(SHOWN) {
-            0 => Ok(()),
-            more => writeln!(f, "    and {more} more, all in the JSON"),
-        }
-    }
-}
-
-/// What both machines last said, and where all of it is.
-pub fn logs_of(outcome: &Outcome) -> String {
-    let mut text = String::new();
-    for role in [Role::Source, Role::Destination] {
-        for path in outcome.files(role).for_people() {
-            let mut lines = last_lines(path, SHOWN);
-            lines.retain(|line| !line.contains(USUAL_WARNING));
-            if lines.is_empty() {
-                continue;
-            }
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            // Writing to a string cannot fail.
-            writeln!(text, "--- end of {name}").ok();
-            for line in lines {
-                writeln!(text, "    {line}").ok();
-            }
-        }
-    }
-    writeln!(text, "full logs: {}", outcome.logs.display()).ok();
-    text
-}
-
-/// `1234567` as `1,234,567`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-fn ms(us: u64) -> String {
-    format!("{}.{:03}", grouped(us / 1000), us % 1000)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 /// An archive in the making.
 #[derive(Default)]
-pub(super) struct Archive(Vec<u8>);
+pub struct Archive(Vec<u8>);
 
 const DIRECTORY: u32 = 0o040_755;
 const FILE: u32 = 0o100_755;
@@ -11,22 +11,23 @@ const CHARACTER_DEVICE: u32 = 0o020_600;
 
 impl Archive {
     /// Adds a directory.
-    pub(super) fn directory(&mut self, name: &str) {
+    pub fn directory(&mut self, name: &str) {
         self.member(name, DIRECTORY, (0, 0), &[]);
     }
 
     /// Adds an executable file.
-    pub(super) fn file(&mut self, name: &str, contents: &[u8]) {
+    pub fn file(&mut self, name: &str, contents: &[u8]) {
         self.member(name, FILE, (0, 0), contents);
     }
 
-    /// Adds a character device.
-    pub(super) fn character_device(&mut self, name: &str, major: u32, minor: u32) {
-        self.member(name, CHARACTER_DEVICE, (major, minor), &[]);
+    /// Adds the node of the console device, which a kernel opens before it mounts
+    /// anything.
+    pub fn console(&mut self, name: &str) {
+        self.member(name, CHARACTER_DEVICE, (5, 1), &[]);
     }
 
     /// The archive's bytes.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub fn finish(mut self) -> Vec<u8> {
         self.member("TRAILER!!!", 0, (0, 0), &[]);
         self.0
     }

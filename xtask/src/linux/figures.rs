@@ -1,0 +1,67 @@
+//! What a Linux guest's run comes to, in figures.
+
+use super::console::Console;
+use crate::report::{Row, row};
+use serde::Serialize;
+
+/// The figures of the guest itself. Times are in milliseconds of its own clock.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Figures {
+    /// The kernel's version, as it names itself.
+    pub kernel: String,
+    /// When init started.
+    pub init_ms: Option<u64>,
+    /// When init ended.
+    pub end_ms: Option<u64>,
+    /// Ticks of init, one a second, before the guest moved.
+    pub ticks_on_source: u64,
+    /// The same afterwards.
+    pub ticks_on_destination: u64,
+    /// The clock source.
+    pub clock_source: String,
+    /// Kernel messages of level error or worse until init.
+    pub boot_errors: u64,
+    /// The same since then.
+    pub errors: u64,
+}
+
+impl Figures {
+    /// Sums up what the guest said, if its kernel was started at all.
+    pub fn new(console: &Console) -> Option<Self> {
+        let ms = |hundredths: Option<u64>| hundredths.map(|at| at.saturating_mul(10));
+        let ticks = console.ticks.len() - console.ticks_on_source;
+        Some(Self {
+            kernel: console.kernel.clone()?,
+            init_ms: ms(console.init),
+            end_ms: ms(console.end),
+            ticks_on_source: console.ticks_on_source as u64,
+            ticks_on_destination: ticks as u64,
+            clock_source: console.clock_sources.first().cloned().unwrap_or_default(),
+            boot_errors: console.boot_errors.len() as u64,
+            errors: console.errors.len() as u64,
+        })
+    }
+
+    /// The rows of the table.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        let seconds = |ms: Option<u64>| match ms {
+            Some(ms) => format!("{}.{:02}", ms / 1000, ms % 1000 / 10),
+            None => "-".into(),
+        };
+        vec![
+            row("init started", seconds(self.init_ms), "s, guest's clock"),
+            row("init ended", seconds(self.end_ms), "s, guest's clock"),
+            row("clock source", &self.clock_source, ""),
+            row(
+                "ticks",
+                format!("{} + {}", self.ticks_on_source, self.ticks_on_destination),
+                "before and after the move",
+            ),
+            row(
+                "kernel errors",
+                format!("{} + {}", self.boot_errors, self.errors),
+                "until init and later",
+            ),
+        ]
+    }
+}
