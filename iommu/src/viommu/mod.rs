@@ -92,7 +92,7 @@ pub trait Viommu {
     fn write(&mut self, offset: u64, width: u8, value: u64);
 
     /// Does what the guest asked for, `budget` steps of it at the most. A step is
-    /// one command, one queue descriptor, or one table of the guest's.
+    /// one command, one queue descriptor, or one table of the guest's or the host's.
     ///
     /// What the guest is told to be complete is complete: its view (registers,
     /// queue head, wait status) changes only after `space` has followed.
@@ -128,8 +128,9 @@ pub trait Viommu {
     fn save(&self) -> Self::State;
 
     /// Takes over the state of another unit with the same capabilities and
-    /// devices. Where each device's DMA goes is established anew from the guest's
-    /// tables by [`Viommu::service`]; until it is idle no device may run.
+    /// devices. Where each device's DMA goes is established anew by
+    /// [`Viommu::service`], from the guest's tables or, if the guest keeps none, from
+    /// mappings restored before; until it is idle no device may run.
     ///
     /// # Errors
     /// The state is not one that [`Viommu::save`] can return; nothing changed.

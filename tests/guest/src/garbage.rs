@@ -4,7 +4,9 @@
 //! needs a unit that comes up as if nothing had been, and memory that is whole.
 
 use crate::machine::{MachineError, find_device, registers};
-use crate::remapping::unit_range;
+use crate::remapping::{find_virtio, unit_range};
+mod virtio;
+
 use hv_core::PAGE_SIZE;
 use hv_core::memory::Frame;
 use hv_core::mmio::Mmio;
@@ -32,6 +34,9 @@ static DESCRIPTORS: Frame = Frame::zeroed();
 
 /// Feeds garbage, then turns everything off again.
 pub(crate) fn feed(boot: &BootInfo, seed: u64) -> Result<(), MachineError> {
+    if let Some(unit) = find_virtio(boot) {
+        return virtio::feed(unit.registers.raw(), seed);
+    }
     let (_, function) = find_device()?;
     let device = SourceId::new(function.requester_id());
     let unit = registers(unit_range(boot, device)?)?;

@@ -10,6 +10,7 @@ use xtask::observation::Observation;
 use xtask::run::Run;
 use xtask::sabotage::Sabotage;
 use xtask::verdict::{Expect, judge};
+use xtask::viommu::Viommu;
 
 /// Runs with the mechanism broken and returns what was seen of the destination.
 /// The guest moved and the run is red, with frames named.
@@ -69,6 +70,16 @@ fn pages_are_lost_without_invalidations_on_amd_vi() {
         sabotage: Some(Sabotage::Iotlb),
         iommu: Iommu::Amd,
         ..Run::new("sabotage-iotlb-amd-vi")
+    });
+    assert!(!seen.lost.is_empty(), "the guest found nothing: {seen:?}");
+}
+
+#[test]
+fn pages_are_lost_without_the_report_at_unmap_from_a_virtio_iommu() {
+    let seen = red_in(&Run {
+        sabotage: Some(Sabotage::UnmapReport),
+        viommu: Viommu::Virtio,
+        ..Run::new("sabotage-unmap-report-virtio-iommu")
     });
     assert!(!seen.lost.is_empty(), "the guest found nothing: {seen:?}");
 }

@@ -12,7 +12,7 @@
 //!                    request    decoded
 //!                       |
 //!                       v
-//!                     work      checked, then done in steps ------> DmaSpace
+//!                  plan, work   checked, then done in steps ------> DmaSpace
 //!                       |       endpoints: who is in which domain
 //!  used ring <----------+       after all that the request asked for
 //!  event buffers <--- fault     a DMA that was refused
@@ -20,7 +20,7 @@
 //!
 //! - `registers`, `config`, `features`: what MMIO reads and writes.
 //! - `ring`: a virtqueue. `request`, `property`, `fault`: what goes through it.
-//! - `work`, `endpoints`: carrying requests out.
+//! - `plan`: checking a request. `work`, `endpoints`: carrying it out.
 //! - `state`, `mappings`: save and restore.
 //!
 //! # Bounds
@@ -35,6 +35,7 @@ mod endpoints;
 mod fault;
 mod features;
 mod mappings;
+mod plan;
 mod property;
 mod registers;
 mod request;

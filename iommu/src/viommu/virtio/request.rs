@@ -57,8 +57,9 @@ pub(super) enum Request {
     },
     /// 5.13.6.6; `last` is inclusive.
     Unmap { domain: u32, first: u64, last: u64 },
-    /// 5.13.6.7
-    Probe { endpoint: u32 },
+    /// 5.13.6.7; `None` if it is too short to name one: its answer is longer than
+    /// that of others all the same.
+    Probe { endpoint: Option<u32> },
 }
 
 /// Why there is nothing to carry out.
@@ -139,15 +140,15 @@ impl Request {
     /// Reads the front of a request, under the features the driver accepted.
     ///
     /// # Errors
-    /// The type is unknown; its feature was not accepted (UNSUPP); the part is too
-    /// short for it, a flag is unknown, or a reserved field that matters is not
-    /// zero (INVAL).
+    /// The type is unknown, which a PROBE is that was not negotiated; MAP and UNMAP
+    /// were not negotiated (UNSUPP); the part is too short for the type, a flag is
+    /// unknown, or a reserved field that matters is not zero (INVAL).
     pub(super) fn decode(bytes: &[u8], features: Features) -> Result<Self, Refusal> {
         let (head, body) = Head::ref_from_prefix(bytes).map_err(|_| Refusal::Unrecognised)?;
         let needs = match head.kind {
             ATTACH | DETACH => Features::empty(),
             MAP | UNMAP => Features::MAP_UNMAP,
-            PROBE => Features::PROBE,
+            PROBE if features.contains(Features::PROBE) => Features::empty(),
             _ => return Err(Refusal::Unrecognised),
         };
         if !features.contains(needs) {
@@ -161,8 +162,8 @@ impl Request {
             }),
             MAP => Self::map(body),
             UNMAP => Self::unmap(body),
-            _ => read::<WireProbe>(body).map(|wire| Self::Probe {
-                endpoint: wire.endpoint.get(),
+            _ => Some(Self::Probe {
+                endpoint: read::<WireProbe>(body).map(|wire| wire.endpoint.get()),
             }),
         };
         request.ok_or(Refusal::Status(Status::Invalid))
