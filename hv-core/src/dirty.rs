@@ -125,6 +125,7 @@ impl<'m> DirtyLog<'m> {
 
     /// Records that `count` frames from `first` on were written: like
     /// [`DirtyLog::mark`] of each, at the cost of one mark for 64 of them.
+    #[inline]
     pub fn mark_run(&self, first: Gfn, count: u64, source: DirtySource) {
         let first = first.number();
         let end = first.saturating_add(count).min(self.frames);
@@ -220,6 +221,7 @@ impl<'m> DirtyLog<'m> {
 
 /// The bits from number `first` up to `end`, which is greater, in words of 64: the
 /// index of each word and its bits.
+#[inline]
 pub fn bit_runs(first: u64, end: u64) -> impl Iterator<Item = (usize, u64)> {
     let mut at = first;
     core::iter::from_fn(move || {
@@ -227,9 +229,10 @@ pub fn bit_runs(first: u64, end: u64) -> impl Iterator<Item = (usize, u64)> {
             return None;
         }
         let word = at / 64;
-        let last = (end - 1).min(word * 64 + 63);
-        let bits = u64::MAX << (at % 64) & u64::MAX >> (63 - last % 64);
-        at = (word + 1) * 64;
+        let stop = end.min((word + 1) * 64);
+        // Bits from `at` on, less those from `stop` on; 64 is no shift of 64 bits.
+        let bits = u64::MAX << (at % 64) & u64::MAX >> (stop.wrapping_neg() % 64);
+        at = stop;
         Some((word as usize, bits))
     })
 }

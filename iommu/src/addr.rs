@@ -64,6 +64,15 @@ impl IovaRange {
         Self::new(start, bytes >> PAGE_SHIFT)
     }
 
+    /// Pages `first..=last` by number, neither of which is above 2^52 - 1.
+    pub(crate) const fn of_pages(first: u64, last: u64) -> Self {
+        debug_assert!(first <= last && last < Self::ALL.pages);
+        Self {
+            start: Iova::new(first << PAGE_SHIFT),
+            pages: last - first + 1,
+        }
+    }
+
     /// The first address.
     pub const fn start(self) -> Iova {
         self.start

@@ -2,8 +2,9 @@
 
 use crate::domain::IDENTITY;
 use crate::layer::{Iommu, extents};
+use crate::pins::LastWritable;
 use crate::space::{Access, Attachment, SpaceError};
-use crate::tables::{EntryFormat, Pages};
+use crate::tables::{Detached, EntryFormat, Pages, Place};
 use crate::unit::{HostUnit, SourceId, UnitError};
 use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
@@ -44,6 +45,7 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
                     // Drained by the unit, and nobody will ask for these pages
                     // later: the identity domain's are not pinned one by one.
                     self.mark_identity_unmapped();
+                    self.identity_was_used = LastWritable::In(self.pins.epoch());
                 }
                 Ok(())
             }
@@ -74,10 +76,11 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         let filled = self.fill_identity(root);
         if filled.is_err() {
             // No device has seen these tables: no drain is due.
-            let everything = self.tables.way(root, self.tables.all_pages());
+            let pages = self.tables.all_pages();
+            let everything = Place::Tables { root, pages };
             self.tables.detach(&everything, None);
             let pool = Some(&mut self.pool);
-            self.tables.settle(&everything, pool, |_| {});
+            self.tables.settle(&everything, pool, &mut |_: Detached| {});
             self.pool.give_back(self.tables.mem, root);
         }
         filled?;

@@ -37,6 +37,7 @@ impl<'b> DirtyBitmap<'b> {
 
     /// Sets the bits of `count` pages from page `first` on. Pages without a bit
     /// are left out; the layer has checked that there are none.
+    #[inline]
     pub(crate) fn set(&mut self, first: u64, count: u64) {
         self.change(first, count, |word, bits| word | bits);
     }
@@ -48,18 +49,20 @@ impl<'b> DirtyBitmap<'b> {
 
     /// Replaces each word that has bits of these pages by what `change` makes of it
     /// and those bits.
+    #[inline]
     fn change(&mut self, first: u64, count: u64, change: impl Fn(u64, u64) -> u64) {
         let end = first.saturating_add(count).min(self.pages());
+        let (words, rest) = self.bytes.as_chunks_mut::<8>();
         for (index, bits) in bit_runs(first, end) {
-            let bytes = self.bytes.get_mut(index * 8..).unwrap_or_default();
-            let bytes = match bytes.split_at_mut_checked(8) {
-                Some((word, _)) => word,
-                None => bytes,
-            };
-            let mut word = [0; 8];
-            word[..bytes.len()].copy_from_slice(bytes);
-            word = change(u64::from_le_bytes(word), bits).to_le_bytes();
-            bytes.copy_from_slice(&word[..bytes.len()]);
+            match words.get_mut(index) {
+                Some(word) => *word = change(u64::from_le_bytes(*word), bits).to_le_bytes(),
+                // The last bytes, if they make no word.
+                None => {
+                    for (byte, bits) in rest.iter_mut().zip(bits.to_le_bytes()) {
+                        *byte = change(u64::from(*byte), u64::from(bits)) as u8;
+                    }
+                }
+            }
         }
     }
 }

@@ -4,8 +4,9 @@ use crate::layer::{Iommu, MapError};
 use crate::space::{
     Attachment, DmaSpace, MAX_REPLACE, Mapping, Piece, Region, Replaced, SpaceError,
 };
-use crate::tables::{EntryFormat, Leaf, Pages};
+use crate::tables::{EntryFormat, Leaf, Pages, Place};
 use crate::unit::{DomainId, HostUnit, Scope, SourceId};
+use crate::unmap::UnmapError;
 use crate::{Iova, IovaRange};
 use hv_core::memory::PhysMemory;
 use hv_core::{Hpa, PAGE_SHIFT};
@@ -32,8 +33,9 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
         if self.domains.is_used(domain) {
             return Err(SpaceError::NoDomain);
         }
-        let everything = self.tables.way(root, self.tables.all_pages());
-        self.remove(domain, &everything, None, None)?;
+        let pages = self.tables.all_pages();
+        let everything = Place::Tables { root, pages };
+        self.remove_any(domain, &everything, None, None)?;
         // Not even an empty root may be cached under a number that is used anew.
         self.drain(domain, Scope::Domain)?;
         self.domains.set_root(domain, None);
@@ -63,8 +65,8 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
                         .is_ok_and(|hpa| hpa == leaf.hpa)
             })
         };
-        let way = self.tables.way(root, window);
-        let unmapped = self.remove(domain, &way, Some(&is_as_wanted), None)?;
+        let place = self.place(root, window);
+        let unmapped = self.remove_any(domain, &place, Some(&is_as_wanted), None)?;
 
         let mut replaced = Replaced {
             unmapped: unmapped.mappings,
@@ -74,7 +76,7 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
             let Some(Mapping { gfn, access }) = wanted_at(wanted, window, page.first) else {
                 continue;
             };
-            match self.enter(root, page, page, gfn, access) {
+            match self.enter(root, page, gfn, access) {
                 Ok(()) => replaced.mapped += 1,
                 // What is still there is as wanted.
                 Err(MapError::Overlap) => {}
@@ -88,10 +90,17 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
     }
 
     fn unmap_range(&mut self, domain: DomainId, range: IovaRange) -> Result<u64, SpaceError> {
-        if self.bisects(domain, range) {
-            return Err(SpaceError::OutOfRange);
-        }
-        self.unmap_part(domain, range)
+        self.check_unit()?;
+        let root = self.domains.root(domain).ok_or(SpaceError::NoDomain)?;
+        let Some(pages) = self.translated(range) else {
+            return Ok(0);
+        };
+        let unmapped = match self.take_out(domain, root, pages, None) {
+            Ok(unmapped) => unmapped,
+            Err(UnmapError::Unit(error)) => return Err(error.into()),
+            Err(_) => return Err(SpaceError::OutOfRange),
+        };
+        Ok(unmapped.mappings)
     }
 
     fn map_part(
@@ -109,15 +118,15 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
         let Some(pages) = self.translated(part) else {
             return Ok(0);
         };
-        let way = self.tables.way(root, pages);
-        let unmapped = self.remove(domain, &way, None, None)?;
+        let place = self.place(root, pages);
+        let unmapped = self.remove_any(domain, &place, None, None)?;
         Ok(unmapped.mappings)
     }
 
     fn bisects(&self, domain: DomainId, range: IovaRange) -> bool {
         let root = self.domains.root(domain);
         root.zip(self.translated(range))
-            .is_some_and(|(root, pages)| self.tables.bisects(&self.tables.way(root, pages)))
+            .is_some_and(|(root, pages)| self.tables.bisects(&Place::Tables { root, pages }))
     }
 
     fn next_piece(&self, domain: DomainId, from: Iova) -> Option<Piece> {

@@ -34,17 +34,18 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         self.dirty
     }
 
-    /// A round of pre-copy: marks every page written since the last harvest in the
-    /// guest's dirty log, and says how many leaves' pages that were. Costs one
+    /// A round of pre-copy: begins an epoch, marks every page written since the last
+    /// harvest in the guest's dirty log, and says how many leaves' pages that were. Costs one
     /// invalidation and wait for each domain with such a page.
     ///
-    /// Where no evidence is kept in the tables it does nothing: there a page is
+    /// Where no evidence is kept in the tables it marks nothing: there a page is
     /// reported by its unmap, or at the end by [`Iommu::mark_writable`].
     ///
     /// # Errors
     /// The unit is lost; what was taken so far is marked.
     pub fn harvest(&mut self) -> Result<u64, UnitError> {
         self.check_unit()?;
+        self.pins.begin_epoch();
         if !self.dirty.reads_tables() {
             return Ok(0);
         }

@@ -1,7 +1,7 @@
 //! Holding guest pages for others than mappings.
 
 use crate::layer::Iommu;
-use crate::pins::{CannotPin, Holder, Holders};
+use crate::pins::{CannotPin, Epoch, Holder, Holders, LastWritable};
 use crate::tables::EntryFormat;
 use crate::unit::HostUnit;
 use hv_core::Gfn;
@@ -47,5 +47,25 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
     /// page; [`Iommu::is_pinned`] knows of it.
     pub fn holders(&self, gfn: Gfn) -> Holders {
         self.pins.holders(gfn)
+    }
+
+    /// When some device could last write `gfn`, attached or not.
+    pub fn last_writable(&self, gfn: Gfn) -> LastWritable {
+        let mapped = self.pins.last_writable(gfn);
+        if self.guest.translate(gfn.gpa()).is_err() {
+            return mapped;
+        }
+        let identity = if self.domains.identity_is_used() {
+            LastWritable::Now
+        } else {
+            self.identity_was_used
+        };
+        mapped.max(identity)
+    }
+
+    /// The present epoch. One begins when tracking starts, and with each
+    /// [`Iommu::harvest`].
+    pub fn epoch(&self) -> Epoch {
+        self.pins.epoch()
     }
 }

@@ -3,9 +3,11 @@
 use crate::IovaRange;
 use crate::dirty_mode::DirtyDecision;
 use crate::domain::Domains;
-use crate::pins::PinTracker;
-use crate::space::{Access, DmaSpace, Region, SpaceError};
-use crate::tables::{EntryFormat, Extent, Pages, Tables, VtdSecondStage};
+use crate::pins::{LastWritable, PinTracker};
+use crate::space::{Access, Region, SpaceError};
+use crate::tables::{
+    EntryFormat, Extent, LastTable, LeafPart, Pages, Place, Tables, VtdSecondStage,
+};
 use crate::unit::{DmaFault, DomainId, HostUnit, Scope, UnitError};
 use hv_core::memory::{FramePool, GuestMemory, PhysMemory};
 use hv_core::sabotage::{Sabotage, is_active};
@@ -25,6 +27,8 @@ use hv_core::{Gfn, Gpa, Hpa, PAGE_SIZE};
 /// with [`UnitError::NoAnswer`].
 pub struct Iommu<'m, M, U, F = VtdSecondStage> {
     pub(crate) tables: Tables<'m, M, F>,
+    /// How [`Iommu::leaf_part`] saves walks.
+    last_table: LastTable<'m>,
     pub(crate) unit: U,
     pub(crate) unit_is_lost: bool,
     pub(crate) guest: &'m GuestMemory<'m, M>,
@@ -33,6 +37,8 @@ pub struct Iommu<'m, M, U, F = VtdSecondStage> {
     pub(crate) domains: Domains,
     /// The tables of the identity domain, once a device needed it.
     pub(crate) identity_root: Option<Hpa>,
+    /// When a device was last attached to all of the guest's memory, if none is now.
+    pub(crate) identity_was_used: LastWritable,
     pub(crate) tracking: bool,
     pub(crate) dirty: DirtyDecision,
 }
@@ -79,7 +85,8 @@ pub enum MapError {
     /// Some of the range is mapped already.
     #[error("the range overlaps a mapping")]
     Overlap,
-    /// A page is mapped 4,095 times already, with or without the right to write.
+    /// A page is mapped too often already, with or without the right to write: see
+    /// [`crate::pins::Holder`].
     #[error("a page is mapped too many times")]
     TooManyMappings,
     /// There may be too few frames for tables.
@@ -114,6 +121,7 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
                 evidence: dirty.evidence(parts.format),
                 preset: dirty.preset(parts.format),
             },
+            last_table: LastTable::default(),
             unit: parts.unit,
             unit_is_lost: false,
             guest: parts.guest,
@@ -121,6 +129,7 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
             pins,
             domains: Domains::new(),
             identity_root: None,
+            identity_was_used: LastWritable::Never,
             tracking: false,
             dirty,
         })
@@ -136,15 +145,56 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         gpa: Gpa,
         access: Access,
     ) -> Result<(), MapError> {
+        self.check_unit()?;
+        let root = self.domains.root(domain).ok_or(MapError::NoDomain)?;
+        let pages = Pages::from(range);
+        if pages.last > self.tables.last_page() {
+            return Err(MapError::OutOfRange);
+        }
         if !gpa.is_page_aligned() {
             return Err(MapError::Unaligned);
         }
-        let region = Region {
-            range,
-            gfn: Gfn::containing(gpa),
-            access,
-        };
-        self.map_part(domain, &region, range)
+        self.enter(root, pages, Gfn::containing(gpa), access)?;
+        if self.unit.caches_absent() {
+            self.drain(domain, Scope::Pages(range))?;
+        }
+        Ok(())
+    }
+
+    /// Enters one mapping, of guest memory from `gfn` on. On an error nothing
+    /// changes.
+    pub(crate) fn enter(
+        &mut self,
+        root: Hpa,
+        pages: Pages,
+        gfn: Gfn,
+        access: Access,
+    ) -> Result<(), MapError> {
+        if let Some(part) = self.leaf_part(root, pages)
+            && let Some(extent) = extents(self.guest, pages, gfn).next()
+            && extent.pages == pages
+        {
+            let free = self.tables.check_free_part(&part);
+            free.map_err(|_| MapError::Overlap)?;
+            self.pin(gfn, pages, access)?;
+            self.tables.enter_part(&part, extent, pages, access);
+            return Ok(());
+        }
+        self.check_room(root, pages, gfn)?;
+        self.pin(gfn, pages, access)?;
+        for extent in extents(self.guest, pages, gfn) {
+            self.tables
+                .enter(&mut self.pool, root, extent, pages, access);
+        }
+        Ok(())
+    }
+
+    /// Pins what is to be mapped, before a device can reach it. The last step of a map
+    /// that can fail.
+    #[inline]
+    fn pin(&mut self, gfn: Gfn, pages: Pages, access: Access) -> Result<(), MapError> {
+        let pinned = self.pins.pin(gfn, pages.count(), access);
+        pinned.map_err(|_| MapError::TooManyMappings)
     }
 
     /// See [`crate::space::DmaSpace::map_part`].
@@ -163,31 +213,16 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         let before = pages.first.checked_sub(whole.first);
         let gfn = before
             .and_then(|before| region.gfn.number().checked_add(before))
+            .map(Gfn::new)
             .ok_or(MapError::OutOfRange)?;
-        self.enter(root, whole, pages, Gfn::new(gfn), region.access)?;
-        if self.unit.caches_absent() {
-            self.drain(domain, Scope::Pages(part))?;
-        }
-        Ok(())
-    }
-
-    /// Enters `pages` of the mapping over `whole`, with guest memory from `gfn` on
-    /// behind them. On an error nothing changes.
-    pub(crate) fn enter(
-        &mut self,
-        root: Hpa,
-        whole: Pages,
-        pages: Pages,
-        gfn: Gfn,
-        access: Access,
-    ) -> Result<(), MapError> {
         self.check_room(root, pages, gfn)?;
-        // Pinned before a device can reach it, and the last step that can fail.
-        let pinned = self.pins.pin(gfn, pages.count(), access);
-        pinned.map_err(|_| MapError::TooManyMappings)?;
+        self.pin(gfn, pages, region.access)?;
         for extent in extents(self.guest, pages, gfn) {
             self.tables
-                .enter(&mut self.pool, root, extent, whole, access);
+                .enter(&mut self.pool, root, extent, whole, region.access);
+        }
+        if self.unit.caches_absent() {
+            self.drain(domain, Scope::Pages(part))?;
         }
         Ok(())
     }
@@ -212,6 +247,22 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
             return Err(MapError::OutOfMemory);
         }
         Ok(())
+    }
+
+    /// The part of a leaf table that `pages` are; `None` if they are all of one, in
+    /// several, or in none that is there.
+    #[inline]
+    fn leaf_part(&mut self, root: Hpa, pages: Pages) -> Option<LeafPart<'m>> {
+        self.last_table.part(&self.tables, &self.pool, root, pages)
+    }
+
+    /// Where `pages` are, to be unmapped.
+    #[inline]
+    pub(crate) fn place(&mut self, root: Hpa, pages: Pages) -> Place<'m> {
+        match self.leaf_part(root, pages) {
+            Some(part) if self.tables.is_shared(&part) => Place::Leaves(part),
+            _ => Place::Tables { root, pages },
+        }
     }
 
     /// Fails when the unit is lost.

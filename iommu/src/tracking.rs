@@ -33,6 +33,7 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
             self.start_evidence()?;
         }
         self.tracking = true;
+        self.pins.begin_epoch();
         Ok(())
     }
 

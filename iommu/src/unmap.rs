@@ -38,12 +38,13 @@
 use crate::IovaRange;
 use crate::bitmap::DirtyBitmap;
 use crate::layer::Iommu;
-use crate::tables::{Detached, EntryFormat, Keep, Pages, Way};
+use crate::pins::PinTracker;
+use crate::tables::{Detached, EntryFormat, Keep, Pages, Place, Show};
 use crate::unit::{DomainId, HostUnit, Scope, UnitError};
 use hv_core::dirty::DirtySource;
-use hv_core::memory::PhysMemory;
+use hv_core::memory::{GuestMemory, PhysMemory};
 use hv_core::sabotage::{Sabotage, is_active};
-use hv_core::{Hpa, PAGE_SIZE};
+use hv_core::{Gfn, Hpa, PAGE_SIZE};
 
 /// What an unmap did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -103,11 +104,28 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
     ) -> Result<Unmapped, UnmapError> {
         self.check_unit()?;
         let (root, pages) = self.check_report(domain, range, bitmap.as_deref())?;
-        let way = self.tables.way(root, pages);
-        if self.tables.bisects(&way) {
+        self.take_out(domain, root, pages, bitmap)
+    }
+
+    /// Removes the mappings in `pages`, unless these bisect one.
+    #[inline(always)]
+    pub(crate) fn take_out(
+        &mut self,
+        domain: DomainId,
+        root: Hpa,
+        pages: Pages,
+        bitmap: Option<&mut DirtyBitmap<'_>>,
+    ) -> Result<Unmapped, UnmapError> {
+        let place = self.place(root, pages);
+        if self.tables.bisects(&place) {
             return Err(UnmapError::Bisects);
         }
-        Ok(self.remove(domain, &way, None, bitmap)?)
+        // Drivers mostly unmap one page. Compiled for one, what follows has no loops.
+        let unmapped = match place.single() {
+            Some(place) => self.remove(domain, &place, None, bitmap),
+            None => self.remove_any(domain, &place, None, bitmap),
+        };
+        Ok(unmapped?)
     }
 
     /// The tables of `domain` and the pages of `range`, if they exist and `bitmap`
@@ -134,56 +152,118 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         Ok((root, pages))
     }
 
-    /// Removes the mappings in the way's pages, which bisect none, or all but those
-    /// to `keep`. The order of its steps is this module's subject.
-    pub(crate) fn remove(
+    /// As [`Iommu::remove`], compiled for any place.
+    #[inline(never)]
+    pub(crate) fn remove_any(
         &mut self,
         domain: DomainId,
-        way: &Way<'m>,
+        place: &Place<'m>,
         keep: Option<Keep<'_>>,
         bitmap: Option<&mut DirtyBitmap<'_>>,
     ) -> Result<Unmapped, UnitError> {
-        let Some(touched) = self.tables.detach(way, keep) else {
+        self.remove(domain, place, keep, bitmap)
+    }
+
+    /// Removes the mappings at `place`, whose pages bisect none, or all but those
+    /// to `keep`. The order of its steps is this module's subject.
+    #[inline(always)]
+    fn remove(
+        &mut self,
+        domain: DomainId,
+        place: &Place<'m>,
+        keep: Option<Keep<'_>>,
+        bitmap: Option<&mut DirtyBitmap<'_>>,
+    ) -> Result<Unmapped, UnitError> {
+        let Some(touched) = self.tables.detach(place, keep) else {
             return Ok(Unmapped::default());
         };
         let drained = self.drain(domain, Scope::Pages(touched.range()));
         // Also when the drain failed: better a page too many than one too few. Then
         // nothing is released.
-        let unmapped = self.report_and_release(way, bitmap, drained.is_ok());
+        let unmapped = self.report_and_release(place, bitmap, drained.is_ok());
         drained.map(|()| unmapped)
     }
 
     /// Marks what devices may have written through the detached leaves: what
     /// [`crate::dirty_mode`] takes for evidence, and never a page that was mapped
     /// read-only. Then, if it shall, unpins the pages and forgets the leaves.
+    #[inline(always)]
     fn report_and_release(
         &mut self,
-        way: &Way<'m>,
-        mut bitmap: Option<&mut DirtyBitmap<'_>>,
+        place: &Place<'m>,
+        bitmap: Option<&mut DirtyBitmap<'_>>,
         release: bool,
     ) -> Unmapped {
-        let (guest, pins) = (self.guest, &mut self.pins);
-        let mut unmapped = Unmapped::default();
+        let mut report = Report {
+            guest: self.guest,
+            pins: release.then_some(&mut self.pins),
+            bitmap,
+            first: place.pages().first,
+            unmapped: Unmapped::default(),
+        };
         let pool = release.then_some(&mut self.pool);
-        self.tables.settle(way, pool, |run: Detached| {
-            let (count, access) = (run.pages.count(), run.leaf.access);
-            unmapped.pages += count;
-            unmapped.mappings += run.mappings;
-            if run.written {
-                unmapped.dirty += count;
-                if let Some(bitmap) = &mut bitmap {
-                    bitmap.set(run.pages.first - way.pages.first, count);
-                }
+        self.tables.settle(place, pool, &mut report);
+        report.unmapped
+    }
+}
+
+/// Where detached leaves are reported, and their pages released.
+struct Report<'r, 'm, 'b, M> {
+    guest: &'m GuestMemory<'m, M>,
+    /// `None` where nothing is released.
+    pins: Option<&'r mut PinTracker<'m>>,
+    bitmap: Option<&'r mut DirtyBitmap<'b>>,
+    /// The page of the bitmap's first bit.
+    first: u64,
+    unmapped: Unmapped,
+}
+
+impl<M: PhysMemory> Show for Report<'_, '_, '_, M> {
+    #[inline(always)]
+    fn show(&mut self, run: Detached) {
+        let count = run.pages.count();
+        self.unmapped.pages += count;
+        self.unmapped.mappings += run.mappings;
+        if run.written {
+            self.unmapped.dirty += count;
+        }
+        if count == 1 {
+            // The same as below: knowing the count, compilers leave out the loops.
+            self.mark_bitmap(&run, 1);
+            if let Some(gfn) = self.guest.gfn_of(run.leaf.hpa) {
+                self.mark_and_unpin(&run, gfn, 1);
             }
-            for (gfn, count) in guest.runs_of(run.leaf.hpa, count) {
-                if run.written && !is_active(Sabotage::UnmapReport) {
-                    guest.log().mark_run(gfn, count, DirtySource::Unmap);
-                }
-                if release {
-                    pins.unpin(gfn, count, access);
-                }
-            }
-        });
-        unmapped
+        } else {
+            self.show_many(&run, count);
+        }
+    }
+}
+
+impl<M: PhysMemory> Report<'_, '_, '_, M> {
+    #[inline(never)]
+    fn show_many(&mut self, run: &Detached, count: u64) {
+        self.mark_bitmap(run, count);
+        for (gfn, count) in self.guest.runs_of(run.leaf.hpa, count) {
+            self.mark_and_unpin(run, gfn, count);
+        }
+    }
+
+    #[inline(always)]
+    fn mark_bitmap(&mut self, run: &Detached, count: u64) {
+        if run.written
+            && let Some(bitmap) = &mut self.bitmap
+        {
+            bitmap.set(run.pages.first - self.first, count);
+        }
+    }
+
+    #[inline(always)]
+    fn mark_and_unpin(&mut self, run: &Detached, gfn: Gfn, count: u64) {
+        if run.written && !is_active(Sabotage::UnmapReport) {
+            self.guest.log().mark_run(gfn, count, DirtySource::Unmap);
+        }
+        if let Some(pins) = &mut self.pins {
+            pins.unpin(gfn, count, run.leaf.access);
+        }
     }
 }

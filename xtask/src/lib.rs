@@ -23,6 +23,7 @@ pub mod ledger;
 pub mod linux;
 pub mod machine;
 pub mod observation;
+pub mod program;
 pub mod progress;
 pub mod qemu;
 pub mod report;

@@ -58,6 +58,9 @@ pub struct Config<'r> {
     pub iommu: Iommu,
     /// The file that backs the link.
     pub link: PathBuf,
+    /// The file behind an NVMe disk, which is then the guest's device instead of
+    /// `edu`. Both machines have it open, as they would shared storage.
+    pub disk: Option<PathBuf>,
     /// Where the machine's files go.
     pub logs: &'r Path,
 }
@@ -195,7 +198,18 @@ fn command_line(config: &Config<'_>, files: &Files) -> Command {
     command.args(["-icount", "shift=0,sleep=off"]);
     let mib = config.memory.plus(OVERHEAD).bytes().div_ceil(1 << 20);
     command.args(["-m", &format!("{mib}M")]);
-    command.args(["-device", config.iommu.device(), "-device", "edu"]);
+    command.args(["-device", config.iommu.device()]);
+    match &config.disk {
+        None => command.args(["-device", "edu"]),
+        Some(disk) => {
+            let options = "if=none,id=disk,format=raw,file.locking=off";
+            command.args(["-drive", &format!("{options},file={}", disk.display())]);
+            command.args(["-device", "nvme,drive=disk,share-rw=on,serial=strandline"]);
+            // The build of SeaBIOS without a driver for NVMe: the other one keeps so
+            // much memory for its queues that boot modules lie in it.
+            command.args(["-bios", "bios.bin"])
+        }
+    };
     let link = format!(
         "memory-backend-file,id=link,share=on,size={LINK_SIZE},mem-path={}",
         config.link.display()
@@ -264,6 +278,7 @@ mod tests {
             memory: Size::mib(64),
             iommu: Iommu::Amd,
             link: "/link".into(),
+            disk: None,
             logs,
         };
         let line = command_line(&config, &Files::new(logs, config.role));

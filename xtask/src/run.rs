@@ -53,6 +53,9 @@ pub struct Run {
     pub iommu: Iommu,
     /// The IOMMU that the guest is given.
     pub viommu: Viommu,
+    /// The size of an NVMe disk that the machines share, which is then the guest's
+    /// device instead of `edu`.
+    pub disk: Option<Size>,
     /// The bytes a second the migration may send; `None` leaves it to the hypervisor.
     pub max_bandwidth: Option<Size>,
     /// How long the guest may stand still; `None` leaves it to the hypervisor.
@@ -85,6 +88,7 @@ impl Run {
             destination_memory: None,
             iommu: Iommu::default(),
             viommu: Viommu::default(),
+            disk: None,
             // So slow that the guest does hundreds of operations meanwhile.
             max_bandwidth: Some(Size::mib(2)),
             // Little more than the device's state takes, so that it needs some rounds.
@@ -133,6 +137,7 @@ impl Run {
         std::fs::create_dir_all(&logs)
             .with_context(|| format!("cannot create {}", logs.display()))?;
         let link = Link::new()?;
+        let disk = self.disk.map(Disk::new).transpose()?;
 
         let started = Instant::now();
         let start = |role| {
@@ -145,6 +150,7 @@ impl Run {
                 memory: self.memory,
                 iommu: self.iommu,
                 link: link.path(),
+                disk: disk.as_ref().map(|disk| disk.0.path().to_owned()),
                 logs: &logs,
             })
         };
@@ -316,6 +322,20 @@ impl Link {
     /// A path at which other processes can open it.
     fn path(&self) -> PathBuf {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()).into()
+    }
+}
+
+/// A disk of zeros that the machines share; gone with this process, if that ends in
+/// an orderly way.
+struct Disk(tempfile::NamedTempFile);
+
+impl Disk {
+    fn new(size: Size) -> Result<Self> {
+        let file = tempfile::NamedTempFile::new().context("cannot create the disk")?;
+        file.as_file()
+            .set_len(size.bytes())
+            .context("cannot size the disk")?;
+        Ok(Self(file))
     }
 }
 

@@ -44,6 +44,16 @@ pub struct Device {
     pub window: PhysRange,
 }
 
+/// The passthrough devices that there is a driver for: one that can hand their
+/// state over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeviceKind {
+    /// QEMU's `edu`.
+    Edu,
+    /// An NVMe controller. Taken in preference to the other.
+    Nvme,
+}
+
 /// The ACPI table that names the machine's remapping units, its checksum verified.
 #[derive(Debug)]
 pub struct UnitTable {
@@ -92,7 +102,9 @@ pub struct Host {
     /// Access to configuration space.
     pub config: ConfigPorts,
     /// The passthrough device: answers memory accesses, does no DMA yet.
-    pub edu: Device,
+    pub device: Device,
+    /// What it is.
+    pub kind: DeviceKind,
     /// The memory shared with the other machine: answers memory accesses.
     pub link: Device,
     /// Where the remapping units are.
@@ -112,14 +124,18 @@ impl Host {
         let timer = tables.pm_timer()?;
         let apic = LocalApic::enable(Mode::XApic)?;
         let rates = Rates::measure(timer, &apic)?;
-        let edu = find(&config, pci::EDU, 0)?;
+        let (device, kind) = match Function::of_class(&config, pci::NVME) {
+            Some(function) => (open(&config, function, 0)?, DeviceKind::Nvme),
+            None => (find(&config, pci::EDU, 0)?, DeviceKind::Edu),
+        };
         let link = find(&config, pci::IVSHMEM, 2)?;
         Ok(Self {
             apic,
             rates,
             clock: TscClock::new(rates),
             config,
-            edu,
+            device,
+            kind,
             link,
             units,
         })
@@ -127,7 +143,10 @@ impl Host {
 }
 
 fn find(config: &ConfigPorts, id: pci::DeviceId, bar: u8) -> Result<Device, PciError> {
-    let function = Function::find(config, id)?;
+    open(config, Function::find(config, id)?, bar)
+}
+
+fn open(config: &ConfigPorts, function: Function, bar: u8) -> Result<Device, PciError> {
     let window = function.bar(config, bar)?;
     function.enable(config, false);
     Ok(Device { function, window })

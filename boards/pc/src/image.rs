@@ -136,6 +136,7 @@ fn host_guest(boot: &'static BootInfo, options: &Options<'_>, host: &Host, budge
         GuestEnd::Exit(status) => u64::from(status),
         GuestEnd::Error(_) | GuestEnd::Dma(_) => u64::MAX,
     };
+    guest.release_device();
     info!("{end}");
     events::emit("guest-exit", &[("status", status.into())]);
     exit(match status {
@@ -183,7 +184,10 @@ fn send(
         options.migrate_after_us,
     ) {
         source::End::Guest(end) => end,
-        source::End::Migrated => exit(Exit::Success),
+        source::End::Migrated => {
+            guest.release_device();
+            exit(Exit::Success)
+        }
         source::End::InDoubt => exit(Exit::Failure),
     }
 }
@@ -228,7 +232,7 @@ fn describe(boot: &BootInfo, host: &Host, free: u64) {
         units.signature,
         units.bytes().len()
     );
-    for (name, device) in [("device", host.edu), ("link", host.link)] {
+    for (name, device) in [("device", host.device), ("link", host.link)] {
         info!(
             "{name}: {}, {} KiB at {:#x}",
             device.function,

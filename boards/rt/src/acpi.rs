@@ -1,6 +1,10 @@
 //! Finding ACPI tables (ACPI 6.5, section 5.2): root pointer, root table, and the
 //! tables it lists. What the tables say is parsed by whoever needs them, except
 //! for the one field of the FADT that is wanted here: the power management timer.
+//!
+//! The crate `acpi` is not used: its way to memory cannot say that an address leads
+//! nowhere, it goes on after wrong checksums, and its arithmetic on table lengths can
+//! underflow. What firmware wrote must not be able to make the hypervisor panic.
 
 use crate::physical::{ReadPhys, Unreadable};
 

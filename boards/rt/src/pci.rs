@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::physical::PhysRange;
-use pci_types::capability::{MsiCapability, PciCapability};
+use pci_types::capability::{MsiCapability, MsixCapability, PciCapability, PciCapabilityAddress};
 use pci_types::{
     Bar, CommandRegister, ConfigRegionAccess, EndpointHeader, HeaderType, PciAddress, PciHeader,
 };
@@ -19,10 +19,46 @@ impl core::fmt::Display for DeviceId {
     }
 }
 
-/// QEMU's teaching device: the passthrough device so far.
+/// QEMU's teaching device.
 pub const EDU: DeviceId = DeviceId(0x1234, 0x11e8);
 /// Memory shared with another machine: the link.
 pub const IVSHMEM: DeviceId = DeviceId(0x1af4, 0x1110);
+
+/// Class, subclass and interface of a function (PCI Code and ID Assignment
+/// Specification).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Class(pub u32);
+
+impl core::fmt::Display for Class {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:06x}", self.0)
+    }
+}
+
+/// An NVM Express I/O controller.
+pub const NVME: Class = Class(0x01_0802);
+
+/// What the guest is told of a function beside its id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Its class.
+    pub class: Class,
+    /// Its revision.
+    pub revision: u8,
+    /// Subsystem vendor id in bits 15:0, subsystem id in bits 31:16.
+    pub subsystem: u32,
+}
+
+/// Where a function has its MSI-X structures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MsixPlace {
+    /// How many vectors there are.
+    pub vectors: u16,
+    /// The table's offset into BAR 0.
+    pub table: u32,
+    /// The pending bits' offset into BAR 0.
+    pub pending: u32,
+}
 
 /// The machine lacks a device, or the device lacks something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -36,6 +72,9 @@ pub enum PciError {
     /// No message-signalled interrupts.
     #[error("PCI device {0} has no MSI capability")]
     NoMsi(DeviceId),
+    /// No MSI-X, or its structures are not in BAR 0.
+    #[error("PCI device {0} has no MSI-X capability with its table in base address register 0")]
+    NoMsix(DeviceId),
     /// The local APIC's id needs more than the 8 bits of a message address.
     #[error("local APIC id {0:#x} cannot be reached by a message without interrupt remapping")]
     ApicId(u32),
@@ -90,6 +129,28 @@ pub fn read_config(access: &impl ConfigRegionAccess, requester_id: u16, offset: 
     unsafe { access.read(address, offset) }
 }
 
+/// What a function writes to interrupt, and where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// The address.
+    pub address: u64,
+    /// The data.
+    pub data: u32,
+}
+
+impl Message {
+    /// The message that raises `vector` at the local APIC `apic_id` (Intel SDM
+    /// volume 3, section "Message Signalled Interrupts": physical destination,
+    /// fixed delivery, edge).
+    pub fn fixed(apic_id: u32, vector: u8) -> Result<Self, PciError> {
+        let apic_id = u8::try_from(apic_id).map_err(|_| PciError::ApicId(apic_id))?;
+        Ok(Self {
+            address: 0xfee0_0000 | u64::from(apic_id) << 12,
+            data: vector.into(),
+        })
+    }
+}
+
 /// A PCI function that was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Function {
@@ -100,6 +161,15 @@ pub struct Function {
 impl Function {
     /// The first function with that id, in bus order.
     pub fn find(access: &impl ConfigRegionAccess, id: DeviceId) -> Result<Self, PciError> {
+        Self::search(access, |function| function.id == id).ok_or(PciError::NoDevice(id))
+    }
+
+    /// The first function of that class, in bus order.
+    pub fn of_class(access: &impl ConfigRegionAccess, class: Class) -> Option<Self> {
+        Self::search(access, |function| function.identity(access).class == class)
+    }
+
+    fn search(access: &impl ConfigRegionAccess, is_wanted: impl Fn(&Self) -> bool) -> Option<Self> {
         for bus in 0..=255 {
             for device in 0..32 {
                 let first = PciHeader::new(PciAddress::new(0, bus, device, 0));
@@ -114,18 +184,31 @@ impl Function {
                 for function in 0..functions {
                     let address = PciAddress::new(0, bus, device, function);
                     let (vendor, device) = PciHeader::new(address).id(access);
-                    if DeviceId(vendor, device) == id {
-                        return Ok(Self { address, id });
+                    let id = DeviceId(vendor, device);
+                    let function = Self { address, id };
+                    if vendor != 0xffff && is_wanted(&function) {
+                        return Some(function);
                     }
                 }
             }
         }
-        Err(PciError::NoDevice(id))
+        None
     }
 
     /// Its id.
     pub fn id(&self) -> DeviceId {
         self.id
+    }
+
+    /// What it says of itself beside its id.
+    pub fn identity(&self, access: &impl ConfigRegionAccess) -> Identity {
+        let [class, subsystem] =
+            [0x08, 0x2c].map(|offset| read_config(access, self.requester_id(), offset));
+        Identity {
+            class: Class(class >> 8),
+            revision: class as u8,
+            subsystem,
+        }
     }
 
     /// Its requester id: bus, device and function, 16 bits.
@@ -161,20 +244,15 @@ impl Function {
         });
     }
 
-    /// Makes the function's interrupts messages that raise `vector` at the local
-    /// APIC `apic_id` (Intel SDM volume 3, section "Message Signalled Interrupts":
-    /// physical destination, fixed delivery, edge).
+    /// Makes the function's interrupts this message.
     pub fn enable_msi(
         &self,
         access: &impl ConfigRegionAccess,
-        apic_id: u32,
-        vector: u8,
+        message: Message,
     ) -> Result<(), PciError> {
-        let apic_id = u8::try_from(apic_id).map_err(|_| PciError::ApicId(apic_id))?;
         let msi = self.msi(access)?;
-        let address = 0xfee0_0000 | u64::from(apic_id) << 12;
         msi.set_enabled(false, access);
-        msi.set_message_info(address, u32::from(vector), access);
+        msi.set_message_info(message.address, message.data, access);
         msi.set_enabled(true, access);
         Ok(())
     }
@@ -185,16 +263,57 @@ impl Function {
         Ok(())
     }
 
+    /// Where the MSI-X structures are.
+    pub fn msix_place(&self, access: &impl ConfigRegionAccess) -> Result<MsixPlace, PciError> {
+        let msix = self.msix(access)?;
+        if (msix.table_bar(), msix.pba_bar()) != (0, 0) {
+            return Err(PciError::NoMsix(self.id));
+        }
+        Ok(MsixPlace {
+            vectors: msix.table_size(),
+            table: msix.table_offset(),
+            pending: msix.pba_offset(),
+        })
+    }
+
+    /// Lets the vectors of the MSI-X table send messages, or none.
+    pub fn enable_msix(&self, access: &impl ConfigRegionAccess, on: bool) -> Result<(), PciError> {
+        self.msix(access)?.set_enabled(on, access);
+        Ok(())
+    }
+
+    fn express(&self, access: &impl ConfigRegionAccess) -> Option<u16> {
+        self.capability(access, |capability| match capability {
+            PciCapability::PciExpress(PciCapabilityAddress { offset, .. }) => Some(offset),
+            _ => None,
+        })
+    }
+
     fn msi(&self, access: &impl ConfigRegionAccess) -> Result<MsiCapability, PciError> {
-        let header = self.header(access).ok_or(PciError::NoMsi(self.id))?;
-        header
+        self.capability(access, |capability| match capability {
+            PciCapability::Msi(msi) => Some(msi),
+            _ => None,
+        })
+        .ok_or(PciError::NoMsi(self.id))
+    }
+
+    fn msix(&self, access: &impl ConfigRegionAccess) -> Result<MsixCapability, PciError> {
+        self.capability(access, |capability| match capability {
+            PciCapability::MsiX(msix) => Some(msix),
+            _ => None,
+        })
+        .ok_or(PciError::NoMsix(self.id))
+    }
+
+    fn capability<T>(
+        &self,
+        access: &impl ConfigRegionAccess,
+        pick: impl FnMut(PciCapability) -> Option<T>,
+    ) -> Option<T> {
+        self.header(access)?
             .capabilities(access)
             .take(MAX_CAPABILITIES)
-            .find_map(|capability| match capability {
-                PciCapability::Msi(msi) => Some(msi),
-                _ => None,
-            })
-            .ok_or(PciError::NoMsi(self.id))
+            .find_map(pick)
     }
 
     fn header(&self, access: &impl ConfigRegionAccess) -> Option<EndpointHeader> {
@@ -223,5 +342,6 @@ impl core::fmt::Display for Function {
     }
 }
 
+mod reset;
 #[cfg(test)]
 mod tests;

@@ -4,3 +4,4 @@
 //! wait until it rests, read its state out, put it back into its twin.
 
 pub mod edu;
+pub mod nvme;

@@ -17,6 +17,8 @@ pub struct FramePool {
     /// The first frame of the chain of returned ones; 0 ends the chain.
     returned: u64,
     free: u64,
+    /// How often a frame came back.
+    returns: u64,
 }
 
 impl FramePool {
@@ -30,12 +32,19 @@ impl FramePool {
             end: fresh + frames * PAGE_SIZE,
             returned: 0,
             free: frames,
+            returns: 0,
         }
     }
 
     /// How many frames can still be taken.
     pub fn available(&self) -> u64 {
         self.free
+    }
+
+    /// How often a frame came back so far. As long as this stays the same, every frame
+    /// that was in use still is.
+    pub fn returns(&self) -> u64 {
+        self.returns
     }
 
     /// Takes a zeroed frame, or `None` when the pool is empty.
@@ -89,6 +98,7 @@ impl FramePool {
             frame.words()[0].store(self.returned, Ordering::Relaxed);
             self.returned = hpa.raw();
             self.free += 1;
+            self.returns += 1;
         }
     }
 }

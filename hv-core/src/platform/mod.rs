@@ -11,6 +11,7 @@
 //! | port F4h | a write ends the guest with that status |
 //! | port 608h | ACPI's power management timer |
 //! | ports CF8h to CFFh | PCI configuration, bus 0 ([`pci`]) |
+//! | in BAR 0 of a function | its MSI-X table ([`pci::msix`]) |
 //!
 //! There are no 8259s, no RTC and no keyboard controller, and ACPI says so. Ports
 //! and addresses that are not there read as all ones, and writes to them are
@@ -55,7 +56,7 @@ pub enum IoEffect {
     None,
     /// The guest ended with this status.
     Exit(u32),
-    /// A passthrough function's command register or MSI capability changed.
+    /// A passthrough function's command register, BAR 0, MSI or MSI-X changed.
     PciChanged,
 }
 
@@ -177,6 +178,7 @@ impl Platform {
             pci::ADDRESS_PORT..=pci::LAST_PORT
                 if self.pci.write_port(access.port, access.width, value) =>
             {
+                self.deliver_due();
                 return IoEffect::PciChanged;
             }
             _ => {}
@@ -186,9 +188,10 @@ impl Platform {
 
     /// Reads device registers in memory: `None` if there are none.
     pub fn read_memory(&mut self, gpa: Gpa, now: Time) -> Option<u32> {
-        match self.window(gpa)? {
-            (Window::Apic, offset) => Some(self.apic.read_memory(offset, now)),
-            (Window::IoApic, offset) => Some(self.ioapic.read(offset)),
+        match self.window(gpa) {
+            Some((Window::Apic, offset)) => Some(self.apic.read_memory(offset, now)),
+            Some((Window::IoApic, offset)) => Some(self.ioapic.read(offset)),
+            None => self.pci.read_memory(gpa),
         }
     }
 
@@ -201,7 +204,25 @@ impl Platform {
                     self.apic.deliver(msi);
                 }
             }
-            None => {}
+            None => {
+                if self.pci.write_memory(gpa, value) {
+                    self.deliver_due();
+                }
+            }
+        }
+    }
+
+    /// A passthrough device signals one of its vectors: [`PciBus::signal`].
+    pub fn signal(&mut self, function: usize, vector: usize) {
+        if let Some(msi) = self.pci.signal(function, vector) {
+            self.apic.deliver(msi);
+        }
+    }
+
+    /// Messages that a mask held back and that it holds back no more.
+    fn deliver_due(&mut self) {
+        while let Some(msi) = self.pci.take_due() {
+            self.apic.deliver(msi);
         }
     }
 

@@ -69,6 +69,7 @@ const LIVE_TOP: u32 = 63;
 pub struct AmdV1;
 
 impl EntryFormat for AmdV1 {
+    #[inline]
     fn leaf(self, _level: u8, leaf: Leaf) -> u64 {
         let mut bits = Bits::PRESENT | Bits::FORCE_COHERENT;
         bits.set(Bits::READ | Bits::MAY_READ, leaf.access.reads());
@@ -86,6 +87,7 @@ impl EntryFormat for AmdV1 {
         self.with_live(bits.bits() | next | table.raw() & ADDRESS, live)
     }
 
+    #[inline]
     fn decode(self, level: u8, entry: u64) -> Entry {
         let bits = Bits::from_bits_truncate(entry);
         let address = Hpa::new(entry & ADDRESS);

@@ -45,10 +45,6 @@ impl EntryFormat for AnyFormat {
         with!(self, format => format.with_live(entry, live))
     }
 
-    fn leaf_of(self, entry: u64) -> Option<Leaf> {
-        with!(self, format => format.leaf_of(entry))
-    }
-
     fn further(self, entry: u64, pages: u64) -> u64 {
         with!(self, format => format.further(entry, pages))
     }

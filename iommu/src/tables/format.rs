@@ -55,14 +55,6 @@ pub trait EntryFormat: Copy {
     /// `entry`, which points to a table, with another count of entries in use.
     fn with_live(self, entry: u64, live: u64) -> u64;
 
-    /// The leaf that `entry` of a table of level 1 is; there are no others there.
-    fn leaf_of(self, entry: u64) -> Option<Leaf> {
-        match self.decode(1, entry) {
-            Entry::Leaf(leaf) => Some(leaf),
-            _ => None,
-        }
-    }
-
     /// A leaf of level 1 like `entry`, for the page `pages` after its own in host
     /// memory. What the hardware noted in it counts as a part of it.
     fn further(self, entry: u64, pages: u64) -> u64 {
@@ -82,6 +74,7 @@ pub trait EntryFormat: Copy {
     /// The bits that remain of an entry that is detached. All access rights go at
     /// once, since a leaf still readable could be cached anew by a read.
     fn revoked(self) -> u64;
+
     /// The bit that hardware sets in a leaf when it first uses it; 0 in a format
     /// without accessed bits.
     fn accessed(self) -> u64 {

@@ -12,7 +12,7 @@ type Visit<'a> = &'a mut dyn FnMut(&AtomicU64, Pages, Leaf);
 impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
     /// Clears the evidence in every writable leaf and keeps it in a bit that the
     /// hardware does not know. Returns the hull of the leaves that had any.
-    pub(crate) fn take_evidence(self, root: Hpa) -> Option<Pages> {
+    pub(crate) fn take_evidence(&self, root: Hpa) -> Option<Pages> {
         let mut hull: Option<Pages> = None;
         self.for_each_with(
             root,
@@ -34,7 +34,7 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
     }
 
     /// Shows `visit` what [`Tables::take_evidence`] kept, and forgets it.
-    pub(crate) fn for_each_taken(self, root: Hpa, visit: &mut dyn FnMut(Pages, Leaf)) {
+    pub(crate) fn for_each_taken(&self, root: Hpa, visit: &mut dyn FnMut(Pages, Leaf)) {
         let kept = self.format.harvested();
         self.for_each_with(root, self.levels, 0, kept, &mut |slot, pages, leaf| {
             slot.fetch_and(!kept, Ordering::AcqRel);
@@ -43,7 +43,7 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
     }
 
     /// Shows `visit` every writable leaf with evidence, which stays in it.
-    pub(crate) fn for_each_written(self, root: Hpa, visit: &mut dyn FnMut(Pages, Leaf)) {
+    pub(crate) fn for_each_written(&self, root: Hpa, visit: &mut dyn FnMut(Pages, Leaf)) {
         let evidence = self.evidence;
         self.for_each_with(root, self.levels, 0, evidence, &mut |_, pages, leaf| {
             if leaf.access.writes() {
@@ -53,7 +53,7 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
     }
 
     /// Clears the evidence in every leaf.
-    pub(crate) fn clear_evidence(self, root: Hpa) {
+    pub(crate) fn clear_evidence(&self, root: Hpa) {
         let evidence = self.evidence;
         self.for_each_with(root, self.levels, 0, evidence, &mut |slot, _, _| {
             slot.fetch_and(!evidence, Ordering::AcqRel);
@@ -62,7 +62,7 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
 
     /// Shows `visit` the leaves below `table`, whose first page is `first`, that
     /// have some of `bits`. A leaf without costs one load and no decoding.
-    fn for_each_with(self, table: Hpa, level: u8, first: u64, bits: u64, visit: Visit<'_>) {
+    fn for_each_with(&self, table: Hpa, level: u8, first: u64, bits: u64, visit: Visit<'_>) {
         let Some(frame) = self.mem.frame(table) else {
             return;
         };

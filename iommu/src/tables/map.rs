@@ -2,9 +2,9 @@
 //! fail.
 
 use super::pages::slot_pages;
-use super::{Entry, EntryFormat, Extent, Leaf, Pages, Tables};
+use super::{Entry, EntryFormat, Extent, Leaf, LeafPart, Pages, Tables};
 use crate::space::Access;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::memory::{FramePool, PhysMemory};
 use hv_core::{Hpa, PAGE_SIZE};
 
@@ -20,30 +20,57 @@ struct NewMapping {
     access: Access,
 }
 
-impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
+impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
     /// How many tables have to be added before `extent` can be entered.
-    pub(crate) fn missing_tables(self, root: Hpa, extent: Extent) -> Result<u64, Occupied> {
-        let way = self.way(root, extent.pages);
-        self.missing_below(Some(way.table), way.level, extent)
+    pub(crate) fn missing_tables(&self, root: Hpa, extent: Extent) -> Result<u64, Occupied> {
+        self.missing_below(root, self.levels, extent)
     }
 
-    /// `table` is `None` where it would have to be added.
-    fn missing_below(self, table: Option<Hpa>, level: u8, extent: Extent) -> Result<u64, Occupied> {
+    fn missing_below(&self, table: Hpa, level: u8, extent: Extent) -> Result<u64, Occupied> {
+        let slots = self.slots_of(table, level, extent.pages);
+        if level == 1 {
+            return self.check_free(slots).map(|()| 0);
+        }
         let mut missing = 0;
-        for part in extent.parts(level) {
-            let entry = table
-                .and_then(|table| self.slot(table, level, part.pages.first))
-                .map_or(0, |slot| slot.load(Ordering::Acquire));
-            missing += match self.format.decode(level, entry) {
+        for (slot, part) in slots.iter().zip(extent.parts(level)) {
+            missing += match self.format.decode(level, slot.load(Ordering::Acquire)) {
                 Entry::Leaf(_) => return Err(Occupied),
-                Entry::Table { table, .. } => self.missing_below(Some(table), level - 1, part)?,
-                Entry::Empty if self.fits_a_leaf(level, part) => 0,
-                // Nothing is occupied there, and leaf tables have no tables below.
-                Entry::Empty if level == 2 => 1,
-                Entry::Empty => 1 + self.missing_below(None, level - 1, part)?,
+                Entry::Table { table, .. } => self.missing_below(table, level - 1, part)?,
+                Entry::Empty => self.new_tables(level, part),
             };
         }
         Ok(missing)
+    }
+
+    /// Whether all of a part of a leaf table is free.
+    #[inline]
+    pub(crate) fn check_free_part(&self, part: &LeafPart<'m>) -> Result<(), Occupied> {
+        self.check_free(part.slots)
+    }
+
+    #[inline]
+    fn check_free(&self, slots: &[AtomicU64]) -> Result<(), Occupied> {
+        let is_free = |slot: &AtomicU64| self.leaf_in(slot).is_none();
+        if slots.iter().all(is_free) {
+            Ok(())
+        } else {
+            Err(Occupied)
+        }
+    }
+
+    /// How many tables have to be added behind an empty slot of a table of `level`
+    /// for `part` of what it spans.
+    fn new_tables(&self, level: u8, part: Extent) -> u64 {
+        match level {
+            _ if self.fits_a_leaf(level, part) => 0,
+            2 => 1,
+            _ => {
+                let below = part.parts(level - 1);
+                1 + below
+                    .map(|part| self.new_tables(level - 1, part))
+                    .sum::<u64>()
+            }
+        }
     }
 
     /// Enters `extent`, which is all or a part of the mapping over `pages`.
@@ -51,7 +78,7 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
     /// The caller has asked [`Tables::missing_tables`]: the extent is free, and
     /// `pool` has the tables it takes.
     pub(crate) fn enter(
-        self,
+        &self,
         pool: &mut FramePool,
         root: Hpa,
         extent: Extent,
@@ -59,30 +86,39 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
         access: Access,
     ) {
         let mapping = NewMapping { pages, access };
-        let way = self.way(root, extent.pages);
-        let more = self.enter_below(pool, way.table, way.level, extent, mapping);
-        if let Some(slot) = way.above.last() {
-            let entry = slot.load(Ordering::Acquire);
-            if let Entry::Table { live, .. } = self.format.decode(way.level + 1, entry) {
-                self.set_live(slot, live + more);
-            }
-        }
+        self.enter_below(pool, root, self.levels, extent, mapping);
+    }
+
+    /// The same in the part of a leaf table that `extent` is, after
+    /// [`Tables::check_free_part`].
+    #[inline]
+    pub(crate) fn enter_part(
+        &self,
+        part: &LeafPart<'m>,
+        extent: Extent,
+        pages: Pages,
+        access: Access,
+    ) {
+        let mapping = NewMapping { pages, access };
+        let more = self.enter_leaves(part.slots, extent, mapping);
+        self.set_live(part.parent, self.live(part.parent, 2) + more);
     }
 
     /// Returns how many slots of `table` came into use.
     fn enter_below(
-        self,
+        &self,
         pool: &mut FramePool,
         table: Hpa,
         level: u8,
         extent: Extent,
         mapping: NewMapping,
     ) -> u64 {
+        let slots = self.slots_of(table, level, extent.pages);
+        if level == 1 {
+            return self.enter_leaves(slots, extent, mapping);
+        }
         let mut used = 0;
-        for part in extent.parts(level) {
-            let Some(slot) = self.slot(table, level, part.pages.first) else {
-                continue;
-            };
+        for (slot, part) in slots.iter().zip(extent.parts(level)) {
             match self.format.decode(level, slot.load(Ordering::Acquire)) {
                 Entry::Leaf(_) => {}
                 Entry::Table { table, live } => {
@@ -90,14 +126,7 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
                     self.set_live(slot, live + more);
                 }
                 Entry::Empty if self.fits_a_leaf(level, part) => {
-                    let leaf = Leaf {
-                        hpa: part.hpa,
-                        access: mapping.access,
-                        first: part.pages.first == mapping.pages.first,
-                        last: part.pages.last == mapping.pages.last,
-                    };
-                    let entry = self.format.leaf(level, leaf) | self.preset;
-                    slot.store(entry, Ordering::Release);
+                    slot.store(self.new_leaf(level, part, mapping), Ordering::Release);
                     used += 1;
                 }
                 Entry::Empty => {
@@ -114,7 +143,26 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
         used
     }
 
-    fn fits_a_leaf(self, level: u8, part: Extent) -> bool {
+    #[inline]
+    fn enter_leaves(&self, slots: &[AtomicU64], extent: Extent, mapping: NewMapping) -> u64 {
+        for (slot, part) in slots.iter().zip(extent.parts(1)) {
+            slot.store(self.new_leaf(1, part, mapping), Ordering::Release);
+        }
+        slots.len() as u64
+    }
+
+    /// The entry for `part` of a mapping.
+    fn new_leaf(&self, level: u8, part: Extent, mapping: NewMapping) -> u64 {
+        let leaf = Leaf {
+            hpa: part.hpa,
+            access: mapping.access,
+            first: part.pages.first == mapping.pages.first,
+            last: part.pages.last == mapping.pages.last,
+        };
+        self.format.leaf(level, leaf) | self.preset
+    }
+
+    fn fits_a_leaf(&self, level: u8, part: Extent) -> bool {
         let pages = slot_pages(level);
         level == 1
             || level == 2

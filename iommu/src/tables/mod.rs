@@ -8,26 +8,28 @@
 
 mod amd_v1;
 mod any;
+mod detach;
 mod format;
 mod harvest;
 mod map;
 mod pages;
+mod place;
 mod resize;
-mod unmap;
+mod settle;
 mod vtd;
 mod vtd_dirty;
 mod vtd_first;
-mod way;
 
 pub use amd_v1::AmdV1;
 pub use any::AnyFormat;
+pub(crate) use detach::Keep;
 pub use format::{Entry, EntryFormat, Leaf};
 pub(crate) use pages::{Extent, Pages};
-pub(crate) use unmap::{Detached, Keep};
+pub(crate) use place::{LastTable, LeafPart, Place};
+pub(crate) use settle::{Detached, Show};
 pub use vtd::VtdSecondStage;
 pub use vtd_dirty::VtdSecondStageDirty;
 pub use vtd_first::VtdFirstStage;
-pub(crate) use way::Way;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::memory::PhysMemory;
@@ -53,40 +55,32 @@ pub(crate) struct Tables<'m, M, F> {
     pub(crate) preset: u64,
 }
 
-// By hand, since the derive would ask for `M: Copy`.
-impl<M, F: Copy> Clone for Tables<'_, M, F> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<M, F: Copy> Copy for Tables<'_, M, F> {}
-
 impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
     /// The number of IOVA bits translated.
-    pub(crate) fn address_width(self) -> u8 {
+    pub(crate) fn address_width(&self) -> u8 {
         PAGE_SHIFT as u8 + 9 * self.levels
     }
 
     /// The last page that has a translation.
-    pub(crate) fn last_page(self) -> u64 {
+    pub(crate) fn last_page(&self) -> u64 {
         slot_pages(self.levels + 1) - 1
     }
 
     /// Every page that has a translation.
-    pub(crate) fn all_pages(self) -> Pages {
+    pub(crate) fn all_pages(&self) -> Pages {
         let last = self.last_page();
         Pages { first: 0, last }
     }
 
     /// The slot of `table` for `page`. A table comes from the pool, which knows
     /// that there is memory, so this is never `None` in practice.
-    fn slot(self, table: Hpa, level: u8, page: u64) -> Option<&'m AtomicU64> {
+    fn slot(&self, table: Hpa, level: u8, page: u64) -> Option<&'m AtomicU64> {
         self.mem.frame(table)?.words().get(slot_index(level, page))
     }
 
     /// The slots of `table` that `pages` go through, which all go through `table`.
     /// None where there is no memory, as for [`Tables::slot`].
-    fn slots_of(self, table: Hpa, level: u8, pages: Pages) -> &'m [AtomicU64] {
+    fn slots_of(&self, table: Hpa, level: u8, pages: Pages) -> &'m [AtomicU64] {
         let span = slot_index(level, pages.first)..slot_index(level, pages.last) + 1;
         let frame = self.mem.frame(table);
         frame
@@ -94,14 +88,19 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
             .unwrap_or_default()
     }
 
-    /// The leaf over `page`, and the pages it spans.
-    pub(crate) fn lookup(self, root: Hpa, page: u64) -> Option<(Leaf, Pages)> {
-        self.lookup_below(root, self.levels, page)
+    /// The leaf in a slot of a table of level 1.
+    #[inline]
+    fn leaf_in(&self, slot: &AtomicU64) -> Option<Leaf> {
+        match self.format.decode(1, slot.load(Ordering::Acquire)) {
+            Entry::Leaf(leaf) => Some(leaf),
+            Entry::Table { .. } | Entry::Empty => None,
+        }
     }
 
-    fn lookup_below(self, table: Hpa, level: u8, page: u64) -> Option<(Leaf, Pages)> {
-        let mut table = table;
-        for level in (1..=level).rev() {
+    /// The leaf over `page`, and the pages it spans.
+    pub(crate) fn lookup(&self, root: Hpa, page: u64) -> Option<(Leaf, Pages)> {
+        let mut table = root;
+        for level in (1..=self.levels).rev() {
             let entry = self.slot(table, level, page)?.load(Ordering::Acquire);
             match self.format.decode(level, entry) {
                 Entry::Empty => return None,
@@ -115,14 +114,14 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
     }
 
     /// The first leaf in `pages`, and all the pages it spans.
-    pub(crate) fn next_leaf(self, root: Hpa, pages: Pages) -> Option<(Leaf, Pages)> {
+    pub(crate) fn next_leaf(&self, root: Hpa, pages: Pages) -> Option<(Leaf, Pages)> {
         self.next_leaf_below(root, self.levels, pages)
     }
 
-    fn next_leaf_below(self, table: Hpa, level: u8, pages: Pages) -> Option<(Leaf, Pages)> {
-        pages.parts(level).find_map(|part| {
-            let entry = self.slot(table, level, part.first)?.load(Ordering::Acquire);
-            match self.format.decode(level, entry) {
+    fn next_leaf_below(&self, table: Hpa, level: u8, pages: Pages) -> Option<(Leaf, Pages)> {
+        let slots = self.slots_of(table, level, pages).iter();
+        slots.zip(pages.parts(level)).find_map(|(slot, part)| {
+            match self.format.decode(level, slot.load(Ordering::Acquire)) {
                 Entry::Empty => None,
                 Entry::Table { table, .. } => self.next_leaf_below(table, level - 1, part),
                 Entry::Leaf(leaf) => Some((leaf, span_of(level, part.first))),
@@ -130,20 +129,44 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
         })
     }
 
-    /// Whether the way's pages begin or end inside a mapping.
-    pub(crate) fn bisects(self, way: &Way<'m>) -> bool {
-        let Pages { first, last } = way.pages;
-        if way.level == 1 {
-            let leaf = |slot: Option<&AtomicU64>| {
-                let entry = slot?.load(Ordering::Acquire);
-                self.format.leaf_of(entry)
-            };
-            return leaf(way.slots.first()).is_some_and(|leaf| !leaf.first)
-                || leaf(way.slots.last()).is_some_and(|leaf| !leaf.last);
+    /// Shows `visit` every leaf in `pages`, attached or not, ascending.
+    pub(crate) fn for_each_leaf(
+        &self,
+        root: Hpa,
+        pages: Pages,
+        visit: &mut dyn FnMut(Pages, Leaf),
+    ) {
+        self.visit_below(root, self.levels, pages, visit);
+    }
+
+    fn visit_below(&self, table: Hpa, level: u8, pages: Pages, visit: &mut dyn FnMut(Pages, Leaf)) {
+        let slots = self.slots_of(table, level, pages);
+        for (slot, part) in slots.iter().zip(pages.parts(level)) {
+            match self.format.decode(level, slot.load(Ordering::Acquire)) {
+                Entry::Leaf(leaf) => visit(part, leaf),
+                Entry::Empty => {}
+                Entry::Table { table, .. } => self.visit_below(table, level - 1, part, visit),
+            }
         }
-        let over = |page| self.lookup_below(way.table, way.level, page);
-        over(first).is_some_and(|(leaf, span)| !leaf.first || span.first != first)
-            || over(last).is_some_and(|(leaf, span)| !leaf.last || span.last != last)
+    }
+
+    /// Whether the pages there begin or end inside a mapping.
+    #[inline]
+    pub(crate) fn bisects(&self, place: &Place<'m>) -> bool {
+        match place {
+            Place::Leaves(part) => {
+                let leaf_in = |slot: Option<&AtomicU64>| self.leaf_in(slot?);
+                leaf_in(part.slots.first()).is_some_and(|leaf| !leaf.first)
+                    || leaf_in(part.slots.last()).is_some_and(|leaf| !leaf.last)
+            }
+            Place::Tables { root, pages } => {
+                let over = |page| self.lookup(*root, page);
+                over(pages.first)
+                    .is_some_and(|(leaf, span)| !leaf.first || span.first != pages.first)
+                    || over(pages.last)
+                        .is_some_and(|(leaf, span)| !leaf.last || span.last != pages.last)
+            }
+        }
     }
 }
 

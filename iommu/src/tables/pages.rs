@@ -1,6 +1,6 @@
 //! Runs of pages, and how tables cut them.
 
-use crate::{Iova, IovaRange};
+use crate::IovaRange;
 use hv_core::{Hpa, PAGE_SHIFT, PAGE_SIZE};
 
 /// log2 of the number of entries in a table.
@@ -21,11 +21,7 @@ impl Pages {
 
     /// The same pages as a range of addresses.
     pub(crate) const fn range(self) -> IovaRange {
-        // Page numbers come from a range, or lie below 2^36: this cannot fail.
-        match IovaRange::new(Iova::new(self.first << PAGE_SHIFT), self.count()) {
-            Ok(range) => range,
-            Err(_) => IovaRange::ALL,
-        }
+        IovaRange::of_pages(self.first, self.last)
     }
 
     /// Cut where the slots of a table of `level` begin, ascending.

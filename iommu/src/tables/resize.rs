@@ -10,7 +10,7 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
     /// Puts a table of small leaves in the place of every large leaf, as far as
     /// `pool` has frames. The hardware may use a large leaf, and set bits for it,
     /// until it has drained.
-    pub(crate) fn split_leaves(self, pool: &mut FramePool, root: Hpa) {
+    pub(crate) fn split_leaves(&self, pool: &mut FramePool, root: Hpa) {
         self.for_each_slot_above_leaves(root, self.levels, &mut |slot, entry| {
             let Entry::Leaf(large) = entry else {
                 return;
@@ -40,7 +40,7 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
     /// Puts a large leaf in the place of a table whose leaves are one piece of one
     /// mapping, and shows `unlinked` each such table. The hardware may use it until
     /// it has drained. Ends early when `unlinked` says that it takes no more.
-    pub(crate) fn merge_leaves(self, root: Hpa, unlinked: &mut dyn FnMut(Hpa) -> bool) {
+    pub(crate) fn merge_leaves(&self, root: Hpa, unlinked: &mut dyn FnMut(Hpa) -> bool) {
         let mut goes_on = true;
         self.for_each_slot_above_leaves(root, self.levels, &mut |slot, entry| {
             let Entry::Table { table, .. } = entry else {
@@ -58,7 +58,7 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
     }
 
     /// The large leaf that says the same as all the leaves of `table`.
-    fn as_one_leaf(self, table: Hpa) -> Option<Leaf> {
+    fn as_one_leaf(&self, table: Hpa) -> Option<Leaf> {
         let mut leaves = self.mem.frame(table)?.words().iter().map(|slot| {
             match self.format.decode(1, slot.load(Ordering::Acquire)) {
                 Entry::Leaf(leaf) => Some(leaf),
@@ -91,7 +91,7 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
 
     /// Shows `visit` every slot in use in the tables of level 2.
     fn for_each_slot_above_leaves(
-        self,
+        &self,
         table: Hpa,
         level: u8,
         visit: &mut dyn FnMut(&AtomicU64, Entry),

@@ -53,6 +53,7 @@ const LIVE: u64 = 0x3ff << LIVE_SHIFT;
 pub struct VtdSecondStage;
 
 impl EntryFormat for VtdSecondStage {
+    #[inline]
     fn leaf(self, level: u8, leaf: Leaf) -> u64 {
         let mut bits = Bits::empty();
         bits.set(Bits::READ | Bits::MAY_READ, leaf.access.reads());
@@ -70,6 +71,7 @@ impl EntryFormat for VtdSecondStage {
         self.with_live(entry, live)
     }
 
+    #[inline]
     fn decode(self, level: u8, entry: u64) -> Entry {
         let bits = Bits::from_bits_truncate(entry);
         let address = Hpa::new(entry & ADDRESS);

@@ -27,6 +27,7 @@ const HARVESTED: u64 = 1 << 56;
 pub struct VtdSecondStageDirty;
 
 impl EntryFormat for VtdSecondStageDirty {
+    #[inline]
     fn leaf(self, level: u8, leaf: Leaf) -> u64 {
         VtdSecondStage.leaf(level, leaf)
     }
@@ -35,6 +36,7 @@ impl EntryFormat for VtdSecondStageDirty {
         VtdSecondStage.table(level, table, live) | ACCESSED
     }
 
+    #[inline]
     fn decode(self, level: u8, entry: u64) -> Entry {
         VtdSecondStage.decode(level, entry)
     }

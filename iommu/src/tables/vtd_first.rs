@@ -67,6 +67,7 @@ const LIVE: u64 = 0x3ff << LIVE_SHIFT;
 pub struct VtdFirstStage;
 
 impl EntryFormat for VtdFirstStage {
+    #[inline]
     fn leaf(self, level: u8, leaf: Leaf) -> u64 {
         let mut bits = Bits::PRESENT | Bits::USER;
         bits.set(Bits::WRITE | Bits::MAY_WRITE, leaf.access.writes());
@@ -82,6 +83,7 @@ impl EntryFormat for VtdFirstStage {
         self.with_live(bits.bits() | table.raw() & ADDRESS, live)
     }
 
+    #[inline]
     fn decode(self, level: u8, entry: u64) -> Entry {
         let bits = Bits::from_bits_truncate(entry);
         let address = Hpa::new(entry & ADDRESS);

@@ -164,11 +164,12 @@ impl Bench<'_> {
 
     /// Measures one call that unmaps all of it and fills the bitmap.
     fn unmap(&mut self, operation: &'static str, layout: Layout) -> Result<(), RigError> {
+        let all = layout.range()?;
         self.repeat(
             operation,
             layout,
             |bench| bench.enter(layout),
-            |bench| bench.report(layout),
+            |bench| bench.report(all),
             |_| Ok(()),
         )
     }
@@ -182,11 +183,7 @@ impl Bench<'_> {
             |bench| {
                 (0..layout.mappings).try_for_each(|index| {
                     let page = layout.page + index * layout.pages_each;
-                    bench.report(Layout {
-                        page,
-                        mappings: 1,
-                        ..layout
-                    })
+                    bench.report(range(page, layout.pages_each)?)
                 })
             },
             |_| Ok(()),
@@ -287,18 +284,27 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn report(&mut self, layout: Layout) -> Result<(), RigError> {
-        let range = layout.range()?;
-        let tail = self.counts_descriptors.then(|| self.rig.queue_tail());
-        let mut bitmap = DirtyBitmap::new(&mut self.bitmap[..]);
-        let rig = &mut *self.rig;
-        rig.dma.unmap(rig.domain, range, Some(&mut bitmap))?;
-        if let Some(tail) = tail {
-            let (invalidations, waits) = rig.sent_since(tail);
-            self.sent.0 += invalidations;
-            self.sent.1 += waits;
+    #[inline(always)]
+    fn report(&mut self, range: IovaRange) -> Result<(), RigError> {
+        if self.counts_descriptors {
+            return self.report_and_count(range);
         }
+        let mut bitmap = DirtyBitmap::new(&mut self.bitmap[..]);
+        let domain = self.rig.domain;
+        self.rig.dma.unmap(domain, range, Some(&mut bitmap))?;
         Ok(())
+    }
+
+    #[cold]
+    fn report_and_count(&mut self, range: IovaRange) -> Result<(), RigError> {
+        let tail = self.rig.queue_tail();
+        self.counts_descriptors = false;
+        let done = self.report(range);
+        self.counts_descriptors = true;
+        let (invalidations, waits) = self.rig.sent_since(tail);
+        self.sent.0 += invalidations;
+        self.sent.1 += waits;
+        done
     }
 
     fn remove(&mut self, layout: Layout) -> Result<(), RigError> {

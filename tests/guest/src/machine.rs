@@ -20,7 +20,7 @@ use strandline_rt::BootInfo;
 use strandline_rt::acpi::{AcpiError, Signature, Tables};
 use strandline_rt::apic::{LocalApic, Mode, NoX2Apic};
 use strandline_rt::memory_map::FreeMemory;
-use strandline_rt::pci::{ConfigPorts, EDU, Function, PciError};
+use strandline_rt::pci::{ConfigPorts, EDU, Function, Message, PciError};
 use strandline_rt::physical::{FirmwareMemory, IdentityMemory, MmioWindow, PhysRange};
 
 /// Frames for the IOMMU's tables and queue.
@@ -141,7 +141,7 @@ impl Machine {
         let apic = LocalApic::enable(Mode::X2Apic)?;
         iommu.get().attach(0)?;
         function.enable(&config, true);
-        function.enable_msi(&config, apic.id(), VECTOR)?;
+        function.enable_msi(&config, Message::fixed(apic.id(), VECTOR)?)?;
         let edu = Edu::new(registers(function.bar(&config, 0)?)?).ok_or(MachineError::NoEdu)?;
         Ok(Self {
             edu,

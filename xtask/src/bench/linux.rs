@@ -3,10 +3,11 @@
 
 use crate::cpio::Archive;
 use crate::debian::Kernel;
+use crate::program;
 use crate::workspace;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Translation on, each unmap invalidating at once as Strandline does, and nothing
 /// that slows system calls down.
@@ -25,10 +26,6 @@ const MODULES: [&str; 6] = [
 ];
 
 const PROBE: &str = "vfio-probe";
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// The program has no libraries beside it.
-const STATIC: &str =
-    "target.x86_64-unknown-linux-gnu.rustflags=[\"-C\", \"target-feature=+crt-static\"]";
 
 /// Makes the initial file system.
 pub(super) fn initramfs(kernel: &Kernel) -> Result<PathBuf> {
@@ -37,32 +34,14 @@ pub(super) fn initramfs(kernel: &Kernel) -> Result<PathBuf> {
         archive.directory(directory);
     }
     archive.console("dev/console");
-    archive.file("init", &fs::read(probe()?)?);
+    archive.file("init", &program::build(PROBE)?);
     for (order, path) in MODULES.into_iter().enumerate() {
         if let Some(module) = kernel.module(path) {
             archive.file(&format!("modules/{order}.ko"), &module);
         }
     }
-    let path = workspace::target_dir().join("probe/initramfs.cpio");
+    let path = workspace::target_dir().join("programs/initramfs.cpio");
     fs::write(&path, archive.finish())
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
-}
-
-/// Builds the program.
-fn probe() -> Result<PathBuf> {
-    let target_dir = workspace::target_dir().join("probe");
-    let status = workspace::cargo()
-        // Either would replace the flags given here.
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .args(["build", "--release", "--package", PROBE])
-        .args(["--target", TARGET, "--config", STATIC])
-        .arg("--target-dir")
-        .arg(&target_dir)
-        .status()
-        .context("cannot run cargo")?;
-    ensure!(status.success(), "cargo failed: {status}");
-    let folder: &Path = &target_dir.join(TARGET).join("release");
-    Ok(folder.join(PROBE))
 }

@@ -4,18 +4,19 @@ use super::exit_code;
 use anyhow::Result;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use xtask::linux::{self, Console, Figures, Sources};
+use xtask::linux::{self, Console, Expect, Figures, Sources};
 use xtask::progress::Progress;
 use xtask::qemu;
 use xtask::report::{Report, logs_of};
 use xtask::run::Run;
 use xtask::units::{Size, Span};
 
-/// Boot Debian's stock kernel as the guest and migrate it while it idles.
+/// Boot Debian's stock kernel as the guest and migrate it while it idles, or let it
+/// use an NVMe disk that is passed through.
 ///
 /// Kernel and busybox are fetched by apt-get into the target directory. Exits with 0
-/// only if init ran to its end on the destination, its clock never went backwards
-/// and the kernel logged no error
+/// only if init ran to its end on the destination, every block of the disk was read
+/// as it was written, the clock never went backwards and the kernel logged no error
 /// after its boot.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -29,7 +30,7 @@ pub(crate) struct Args {
     #[arg(
         long,
         value_name = "LINE",
-        default_value = "console=ttyS0 intel_iommu=on iommu.strict=1"
+        default_value = "console=ttyS0 intel_iommu=on iommu.strict=1 iommu.passthrough=0"
     )]
     append: String,
     /// Memory of the guest
@@ -41,6 +42,9 @@ pub(crate) struct Args {
     /// Do not migrate: the guest ends where it booted
     #[arg(long, conflicts_with = "migrate_after")]
     stay: bool,
+    /// Give the guest an NVMe disk and load that; such a guest cannot be migrated yet
+    #[arg(long, requires = "stay")]
+    disk: bool,
     /// Give up after this time on the wall clock
     #[arg(long, value_name = "TIME", default_value = "240s")]
     timeout: Span,
@@ -49,10 +53,14 @@ pub(crate) struct Args {
     json: Option<PathBuf>,
 }
 
+/// The disk that both machines have.
+const DISK: Size = Size::mib(64);
+
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let never = Span::seconds(1_000_000);
     let run = Run {
         memory: args.memory,
+        disk: args.disk.then_some(DISK),
         max_bandwidth: None,
         downtime_limit: None,
         migrate_after: Some(if args.stay { never } else { args.migrate_after }),
@@ -72,7 +80,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         })?
     };
     let console = Console::read(&outcome)?;
-    let verdict = linux::judge(&outcome, &console, !args.stay);
+    let verdict = linux::judge(
+        &outcome,
+        &console,
+        Expect {
+            migrates: !args.stay,
+            disk: args.disk,
+        },
+    );
     let report = Report {
         guest: Figures::new(&console),
         ..Report::new(&run, &outcome, &verdict)

@@ -5,6 +5,7 @@ use crate::machine::Role;
 use crate::run::Outcome;
 use crate::verdict::Verdict;
 use anyhow::{Context, Result};
+use serde::Serialize;
 use std::fs;
 
 const PREFIX: &str = "linux: ";
@@ -24,10 +25,27 @@ pub struct Console {
     pub end: Option<u64>,
     /// The clock source at init's start and end.
     pub clock_sources: Vec<String>,
+    /// What the load did on the disk.
+    pub io: Option<Io>,
     /// Messages of the kernel of level error or worse before init.
     pub boot_errors: Vec<String>,
     /// The same since then.
     pub errors: Vec<String>,
+}
+
+/// What the guest's load did on its disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Io {
+    /// Reads and writes of 4 KiB.
+    pub operations: u64,
+    /// Those that failed, and blocks that were not what was written last.
+    pub errors: u64,
+    /// Blocks that were right when all were read at the end.
+    pub verified: u64,
+    /// The operation that took longest, in microseconds of the guest's clock.
+    pub longest_us: u64,
+    /// How long one took on average, in microseconds.
+    pub mean_us: u64,
 }
 
 impl Console {
@@ -72,6 +90,18 @@ impl Console {
                     let number = member("n").and_then(|n| n.parse().ok());
                     self.ticks.extend(number.zip(uptime()));
                 }
+                Some("io") => {
+                    let number = |name| member(name).and_then(|value| value.parse().ok());
+                    self.io = (|| {
+                        Some(Io {
+                            operations: number("operations")?,
+                            errors: number("errors")?,
+                            verified: number("verified")?,
+                            longest_us: number("longest_us")?,
+                            mean_us: number("mean_us")?,
+                        })
+                    })();
+                }
                 Some("boot-error") => self.boot_errors.push(line.to_owned()),
                 Some("error") => self.errors.push(line.to_owned()),
                 _ => {}
@@ -91,8 +121,18 @@ fn hundredths(text: &str) -> Option<u64> {
         .checked_add(rest.parse().ok()?)
 }
 
-/// Judges a run with a Linux guest, which `migrates` or is to end where it booted.
-pub fn judge(outcome: &Outcome, console: &Console, migrates: bool) -> Verdict {
+/// What is expected of a run with a Linux guest.
+#[derive(Clone, Copy, Debug)]
+pub struct Expect {
+    /// The guest moves, and does not end where it booted.
+    pub migrates: bool,
+    /// It has a disk to use.
+    pub disk: bool,
+}
+
+/// Judges a run with a Linux guest.
+pub fn judge(outcome: &Outcome, console: &Console, expect: Expect) -> Verdict {
+    let Expect { migrates, disk } = expect;
     let machines = [&outcome.source, &outcome.destination];
     let refused: Vec<String> = machines
         .iter()
@@ -141,6 +181,16 @@ pub fn judge(outcome: &Outcome, console: &Console, migrates: bool) -> Verdict {
         sources.all(|source| Some(source) == first),
         format!("the clock source changed: {:?}", console.clock_sources),
     );
+    let io = console.io.unwrap_or_default();
+    require(!disk || io.operations > 0, "the disk was not used".into());
+    require(
+        io.errors == 0,
+        format!("{} reads or writes of the disk went wrong", io.errors),
+    );
+    require(
+        io.operations == 0 || io.verified > 0,
+        "no block of the disk was verified".into(),
+    );
     for error in &console.errors {
         require(false, error.clone());
     }
@@ -152,6 +202,11 @@ mod tests {
     use super::*;
     use crate::events::Migrated;
     use crate::observation::Observation;
+
+    const WHOLE: Expect = Expect {
+        migrates: true,
+        disk: true,
+    };
 
     const TEXT: &str = "\
 [    0.000000] Linux version 6.1.0-9-amd64 (someone)\r
@@ -165,6 +220,7 @@ linux: tick n=1 uptime=2.31\r
         for n in 2..=TICKS {
             console.note(&format!("linux: tick n={n} uptime={n}.99"));
         }
+        console.note("linux: io operations=90 errors=0 verified=7 longest_us=800 mean_us=50");
         console.note("linux: end uptime=20.00 clocksource=tsc");
         let source = Observation {
             migrated: Some(Migrated::default()),
@@ -197,8 +253,11 @@ linux: tick n=1 uptime=2.31\r
     fn a_whole_run_passes_and_each_defect_fails() {
         type Break = fn(&mut Outcome, &mut Console);
         let (outcome, console) = whole();
-        assert_eq!(judge(&outcome, &console, true), Verdict(Vec::new()));
-        let breaks: [Break; 7] = [
+        assert_eq!(judge(&outcome, &console, WHOLE), Verdict(Vec::new()));
+        let breaks: [Break; 10] = [
+            |_, console| console.io = None,
+            |_, console| console.io.iter_mut().for_each(|io| io.errors = 1),
+            |_, console| console.io.iter_mut().for_each(|io| io.verified = 0),
             |_, console| console.init = None,
             |_, console| console.ticks.truncate(3),
             |_, console| console.ticks[4].1 = 0,
@@ -210,7 +269,7 @@ linux: tick n=1 uptime=2.31\r
         for damage in breaks {
             let (mut outcome, mut console) = whole();
             damage(&mut outcome, &mut console);
-            assert_eq!(judge(&outcome, &console, true).0.len(), 1);
+            assert_eq!(judge(&outcome, &console, WHOLE).0.len(), 1);
         }
     }
 }

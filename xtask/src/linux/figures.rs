@@ -1,7 +1,7 @@
 //! What a Linux guest's run comes to, in figures.
 
-use super::console::Console;
-use crate::report::{Row, row};
+use super::console::{Console, Io};
+use crate::report::{Row, ms, row};
 use serde::Serialize;
 
 /// The figures of the guest itself. Times are in milliseconds of its own clock.
@@ -19,6 +19,8 @@ pub struct Figures {
     pub ticks_on_destination: u64,
     /// The clock source.
     pub clock_source: String,
+    /// What was done on the disk.
+    pub io: Option<Io>,
     /// Kernel messages of level error or worse until init.
     pub boot_errors: u64,
     /// The same since then.
@@ -37,6 +39,7 @@ impl Figures {
             ticks_on_source: console.ticks_on_source as u64,
             ticks_on_destination: ticks as u64,
             clock_source: console.clock_sources.first().cloned().unwrap_or_default(),
+            io: console.io,
             boot_errors: console.boot_errors.len() as u64,
             errors: console.errors.len() as u64,
         })
@@ -48,7 +51,8 @@ impl Figures {
             Some(ms) => format!("{}.{:02}", ms / 1000, ms % 1000 / 10),
             None => "-".into(),
         };
-        vec![
+        let mut rows = self.io.as_ref().map_or_else(Vec::new, io_rows);
+        rows.extend([
             row("init started", seconds(self.init_ms), "s, guest's clock"),
             row("init ended", seconds(self.end_ms), "s, guest's clock"),
             row("clock source", &self.clock_source, ""),
@@ -62,6 +66,21 @@ impl Figures {
                 format!("{} + {}", self.boot_errors, self.errors),
                 "until init and later",
             ),
-        ]
+        ]);
+        rows
     }
+}
+
+fn io_rows(io: &Io) -> Vec<Row> {
+    vec![
+        row(
+            "disk operations",
+            io.operations,
+            "reads and writes of 4 KiB",
+        ),
+        row("  went wrong", io.errors, ""),
+        row("  verified", io.verified, "blocks, at the end"),
+        row("  longest", ms(io.longest_us), "ms, guest's clock"),
+        row("  on average", ms(io.mean_us), "ms"),
+    ]
 }

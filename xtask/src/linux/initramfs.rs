@@ -1,25 +1,51 @@
-//! The initramfs of the stock guest: busybox and one script.
+//! The initramfs of the stock guest: busybox, the kernel's NVMe driver, one program
+//! that loads the disk, and one script.
 
 use crate::cpio::Archive;
+use crate::debian::Kernel;
 
 /// How often the script ticks, once a second.
 pub(super) const TICKS: u32 = 8;
 
-/// Builds it around a static busybox.
-pub(super) fn build(busybox: &[u8]) -> Vec<u8> {
+/// The NVMe driver, each module after those it depends on. Some kernels have one or
+/// the other built in.
+const MODULES: [&str; 8] = [
+    "crypto/crct10dif_common.ko",
+    "crypto/crct10dif_generic.ko",
+    "lib/crc-t10dif.ko",
+    "lib/crc64.ko",
+    "crypto/crc64_rocksoft_generic.ko",
+    "lib/crc64-rocksoft.ko",
+    "block/t10-pi.ko",
+    "drivers/nvme/host/nvme-core.ko",
+];
+/// The driver itself, whose name says which module is which in the guest.
+const DRIVER: &str = "drivers/nvme/host/nvme.ko";
+
+/// Builds it around a static busybox and the static program `load`, with modules of
+/// `kernel`.
+pub(super) fn build(busybox: &[u8], load: &[u8], kernel: Option<&Kernel>) -> Vec<u8> {
     let mut archive = Archive::default();
-    for name in ["bin", "dev", "proc", "sys"] {
+    for name in ["bin", "dev", "proc", "sys", "modules"] {
         archive.directory(name);
     }
     archive.console("dev/console");
     archive.file("bin/busybox", busybox);
+    archive.file("bin/load", load);
+    let modules = MODULES.into_iter().chain([DRIVER]).enumerate();
+    for (order, path) in modules {
+        if let Some(module) = kernel.and_then(|kernel| kernel.module(path)) {
+            archive.file(&format!("modules/{order}.ko"), &module);
+        }
+    }
     archive.file("init", script().as_bytes());
     archive.finish()
 }
 
 /// Each line for us starts with `linux: `. Errors are kernel messages of level 3
 /// or worse: those of the boot name what this platform lacks, such as an RTC, and
-/// those that come later are failures. The write to port F4h ends the machine: 10h is content.
+/// those that come later, of the disk's driver among them, are failures. The write
+/// to port F4h ends the machine: 10h is content.
 fn script() -> String {
     format!(
         "#!/bin/busybox sh
@@ -32,12 +58,20 @@ clocksource() {{ cat /sys/devices/system/clocksource/clocksource0/current_clocks
 echo \"linux: init uptime=$(uptime) clocksource=$(clocksource)\"
 errors() {{ dmesg -r -c | grep '^<[0-3]>' | sed \"s/^/linux: $1 /\"; }}
 errors boot-error
+if grep -q 0x010802 /sys/bus/pci/devices/*/class; then
+    for module in /modules/*; do insmod $module; done
+    tries=0
+    while [ ! -b /dev/nvme0n1 ] && [ $tries -lt 20 ]; do sleep 0.1; tries=$((tries + 1)); done
+    load /dev/nvme0n1 /stop &
+fi
 n=0
 while [ $n -lt {TICKS} ]; do
     sleep 1
     n=$((n + 1))
     echo \"linux: tick n=$n uptime=$(uptime)\"
 done
+touch /stop
+wait
 errors error
 echo \"linux: end uptime=$(uptime) clocksource=$(clocksource)\"
 printf '\\020' | dd of=/dev/port bs=1 seek=244 2>/dev/null

@@ -10,13 +10,14 @@ mod console;
 mod figures;
 mod initramfs;
 
-pub use console::{Console, judge};
+pub use console::{Console, Expect, Io, judge};
 pub use figures::Figures;
 
 use crate::cpio::Archive;
 use crate::debian::{self, Kernel};
 use crate::image::{self, Image};
 use crate::images::Images;
+use crate::program;
 use crate::workspace;
 use anyhow::{Context, Result};
 use std::fs;
@@ -40,13 +41,22 @@ pub fn images(sources: &Sources) -> Result<Images> {
     let directory = workspace::target_dir().join("linux");
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
-    let kernel = match &sources.kernel {
-        Some(path) => read(path)?,
-        None => read(&Kernel::fetch()?.image())?,
+    // Of a kernel that is given nothing is known but its image: it has the disk's
+    // driver built in, or comes with an initramfs that has it.
+    let debian = match &sources.kernel {
+        Some(_) => None,
+        None => Some(Kernel::fetch()?),
+    };
+    let kernel = match (&sources.kernel, &debian) {
+        (Some(path), _) => read(path)?,
+        (None, debian) => read(&debian.as_ref().context("no kernel")?.image())?,
     };
     let initramfs = match &sources.initramfs {
         Some(path) => read(path)?,
-        None => initramfs::build(&debian::busybox()?),
+        None => {
+            let load = program::build("load")?;
+            initramfs::build(&debian::busybox()?, &load, debian.as_ref())
+        }
     };
 
     let mut module = Archive::default();

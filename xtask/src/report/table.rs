@@ -145,6 +145,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-fn ms(us: u64) -> String {
+/// Microseconds as milliseconds.
+pub(crate) fn ms(us: u64) -> String {
     format!("{}.{:03}", grouped(us / 1000), us % 1000)
 }

@@ -1,15 +1,14 @@
 //! Putting a guest together.
 
-use super::device::Handover;
+use super::device::Assigned;
 use super::unit::{self, Remapper};
-use super::{DEVICE_BAR, DEVICE_NUMBER, Guest, VIOMMU};
+use super::{Guest, VIOMMU, section};
 use crate::host::Host;
 use hv_core::boot::{self, BootError, Payload};
-use hv_core::device::edu::Edu;
 use hv_core::memory::{AddSlotError, FramePool, GuestMemory, Slot};
 use hv_core::npt::{NestedTables, NptError};
 use hv_core::platform::Platform;
-use hv_core::platform::pci::{AddFunctionError, PassthroughFunction, PciBus};
+use hv_core::platform::pci::{AddFunctionError, PciBus};
 use hv_core::svm::{SvmError, SvmVcpu};
 use hv_core::vcpu::VcpuState;
 use hv_core::vm::Vm;
@@ -27,6 +26,7 @@ use iommu::viommu::{Passthrough, Passthroughs, Service, Viommu};
 use iommu::viot::VirtioMmio;
 use iommu::vtd::AddressWidth;
 use iommu::{Iommu, Parts};
+use migration::stream::SectionInfo;
 use raw_cpuid::cpuid;
 use strandline_rt::pci::PciError;
 use strandline_rt::physical::{IdentityMemory, MmioWindow, PhysRange};
@@ -108,7 +108,6 @@ impl<'m> Guest<'m> {
         payload: Option<&Payload<'_>>,
     ) -> Result<Self, BuildError> {
         let Resources { frames, memory, .. } = resources;
-        let device = host.edu;
         // The remapping unit before anything else: from here on the device reaches
         // nothing it was not given.
         let (unit_frames, table_frames) = split(resources.iommu_tables, unit::UNIT_FRAMES);
@@ -126,15 +125,14 @@ impl<'m> Guest<'m> {
         for slot in memory.slots() {
             tables.map_ram(slot)?;
         }
-        let bar = device.window;
-        tables.map_device(
-            Gpa::new(u64::from(DEVICE_BAR)),
-            Hpa::new(bar.start),
-            bar.bytes,
-        )?;
         let mut vcpu_frames = pool(resources.vcpu);
         let vcpu = SvmVcpu::new(frames, &mut vcpu_frames, tables.root())?;
         let staging = vcpu_frames.take(frames).ok_or(BuildError::Staging)?;
+        let device = Assigned::take(host, source_id, frames, staging)?;
+        if let Some((at, range)) = device.mapped_registers() {
+            let at = Gpa::new(at.into());
+            tables.map_device(at, Hpa::new(range.start), range.bytes)?;
+        }
 
         let devices = passthroughs(source_id);
         let mut viommu = AnyViommu::new(kind, AddressWidth::Bits39, devices);
@@ -145,7 +143,7 @@ impl<'m> Guest<'m> {
             None => VcpuState::pvh(0, 0),
         };
         let mut pci = PciBus::new();
-        pci.add(virtual_function(bar))?;
+        pci.add(device.description())?;
         // The leaves a guest is shown are picked from those of this CPU.
         let platform = Platform::new(
             |leaf, subleaf| cpuid!(leaf, subleaf),
@@ -158,17 +156,8 @@ impl<'m> Guest<'m> {
             dma,
             viommu,
             saved: Cursor::default(),
-            sections: super::sections(kind),
+            sections: [section(1, 3), viommu_section(kind), device.section()],
             device,
-            source_id,
-            config: &host.config,
-            apic_id: host.apic.id(),
-            handover: Handover {
-                edu: Edu::new(window(bar)?),
-                memory: frames,
-                staging,
-                state: None,
-            },
             console: Serial::open(Port::Com3),
             faults: 0,
             paused: payload.is_none(),
@@ -213,26 +202,21 @@ fn load(
     }
 }
 
+/// What stands for the vIOMMU in the migration stream.
+const fn viommu_section(viommu: Kind) -> SectionInfo {
+    let id = match viommu {
+        Kind::Vtd => 2,
+        Kind::Virtio => 5,
+    };
+    section(id, viommu.state_version() as u16)
+}
+
 fn passthroughs(host: SourceId) -> Passthroughs {
-    let guest = SourceId::new(u16::from(DEVICE_NUMBER) << 3);
+    let guest = Assigned::GUEST_ID;
     let mut devices = Passthroughs::new();
     // There is room for one.
     let _ = devices.push(Passthrough { guest, host });
     devices
-}
-
-fn virtual_function(bar: PhysRange) -> PassthroughFunction {
-    let id = strandline_rt::pci::EDU;
-    PassthroughFunction {
-        device: DEVICE_NUMBER,
-        vendor_id: id.0,
-        device_id: id.1,
-        // Unclassified, as QEMU's is.
-        class: 0x00_ff00,
-        revision: 0x10,
-        bar0: DEVICE_BAR,
-        bar0_bytes: bar.bytes as u32,
-    }
 }
 
 fn pool(range: PhysRange) -> FramePool {

@@ -1,6 +1,6 @@
 //! The guest as migration's destination sees it: empty until it arrives.
 
-use super::{Guest, VIOMMU_BUDGET};
+use super::{Guest, VIOMMU_BUDGET, WRONG_LENGTH, get};
 use crate::events;
 use hv_core::Gfn;
 use hv_core::memory::Frame;
@@ -11,7 +11,6 @@ use log::error;
 use migration::VmError;
 use migration::destination::DestinationVm;
 use migration::stream::{Config, Refusal, SectionInfo};
-use zerocopy::FromBytes;
 
 impl DestinationVm for Guest<'_> {
     fn prepare(&mut self, config: &Config) -> Result<(), Refusal> {
@@ -25,7 +24,7 @@ impl DestinationVm for Guest<'_> {
         if !same_memory {
             return Err(Refusal::Memory);
         }
-        if config.sections[..] != self.sections {
+        if config.sections[..] != self.sections[..] {
             return Err(Refusal::Sections);
         }
         Ok(())
@@ -56,10 +55,7 @@ impl DestinationVm for Guest<'_> {
                     VmError("the vIOMMU's state is refused")
                 })
             }
-            Some(2) => {
-                self.handover.state = Some(get(bytes)?);
-                Ok(())
-            }
+            Some(2) => self.load_device(bytes),
             _ => Err(VmError("there is no such section")),
         }
     }
@@ -100,10 +96,4 @@ impl DestinationVm for Guest<'_> {
     fn discard(&mut self) {
         self.paused = true;
     }
-}
-
-const WRONG_LENGTH: VmError = VmError("a section has the wrong length");
-
-fn get<T: FromBytes>(bytes: &[u8]) -> Result<T, VmError> {
-    T::read_from_bytes(bytes).map_err(|_| WRONG_LENGTH)
 }

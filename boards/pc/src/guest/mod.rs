@@ -22,9 +22,8 @@ pub use build::{BuildError, Resources, add_memory};
 pub use unit::UNIT_FRAMES;
 
 use crate::events;
-use crate::host::Device;
-use crate::vectors;
-use device::Handover;
+use device::Assigned;
+use heapless::Vec;
 use hv_core::memory::GuestMemory;
 use hv_core::svm::SvmVcpu;
 use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Vm};
@@ -32,23 +31,20 @@ use hv_core::{Gpa, platform};
 use iommu::Iommu;
 use iommu::space::SpaceError;
 use iommu::tables::AnyFormat;
-use iommu::unit::{DmaFault, SourceId};
-use iommu::viommu::any::{AnyViommu, Kind};
+use iommu::unit::DmaFault;
+use iommu::viommu::any::AnyViommu;
 use iommu::viommu::virtio::Cursor;
 use iommu::viommu::{Service, Viommu};
 use log::info;
+use migration::VmError;
 use migration::stream::{SectionId, SectionInfo};
 use strandline_rt::interrupts::VectorSet;
-use strandline_rt::pci::ConfigPorts;
 use strandline_rt::physical::IdentityMemory;
 use strandline_rt::serial::Serial;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Where the guest finds its IOMMU.
 pub const VIOMMU: Gpa = Gpa::new(0xfed9_0000);
-/// Where the guest finds its device's registers.
-const DEVICE_BAR: u32 = 0xe000_0000;
-/// The device's number on the guest's PCI bus.
-const DEVICE_NUMBER: u8 = 3;
 /// What the vIOMMU may do in one turn, in its own steps: bounds the time a guest
 /// can hold up the host with one register write.
 const VIOMMU_BUDGET: u32 = 64;
@@ -59,19 +55,6 @@ const NAMED_FAULTS: u64 = 16;
 
 /// The guest status that means content: what `strandline_rt::debug_exit` writes.
 const CONTENT: u32 = 0x10;
-
-/// What goes across beside memory, in this order: the CPU and its platform, the
-/// vIOMMU, the device.
-type Sections = [SectionInfo; 3];
-
-const fn sections(viommu: Kind) -> Sections {
-    let id = match viommu {
-        Kind::Vtd => 2,
-        Kind::Virtio => 4,
-    };
-    let viommu = section(id, viommu.state_version() as u16);
-    [section(1, 2), viommu, section(3, 1)]
-}
 
 const fn section(id: u16, version: u16) -> SectionInfo {
     SectionInfo {
@@ -91,12 +74,10 @@ pub struct Guest<'m> {
     viommu: AnyViommu,
     /// How far the mappings were saved that the vIOMMU alone knows of.
     saved: Cursor,
-    sections: Sections,
-    device: Device,
-    source_id: SourceId,
-    config: &'m ConfigPorts,
-    apic_id: u32,
-    handover: Handover<'m>,
+    device: Assigned<'m>,
+    /// What goes across beside memory, in this order: the virtual machine, its
+    /// IOMMU, its device.
+    sections: [SectionInfo; 3],
     console: Serial,
     /// How many faults of the device were handed on.
     faults: u64,
@@ -138,21 +119,10 @@ impl Guest<'_> {
         // Bounded work, then the guest again: what it asked for completes when it
         // completes, and a guest that asks for too much waits for itself.
         self.serve_viommu()?;
-        let window = self.viommu.kind().window();
-        let mut registers = Registers(&mut self.viommu);
-        let mut regions = [MmioRegion {
-            gpa: VIOMMU,
-            bytes: window,
-            device: &mut registers,
-        }];
-        let console = &mut self.console;
-        let event = self.vm.run(&mut Outside {
-            mmio: &mut regions,
-            console: &mut |byte| console.write_bytes(&[byte]),
-        });
-        match event {
+        match self.enter() {
             Event::Interrupted => Ok(Turn::Interrupted),
             Event::MmioDone => {
+                self.device.serve();
                 self.serve_viommu()?;
                 Ok(Turn::Ran)
             }
@@ -168,6 +138,30 @@ impl Guest<'_> {
         }
     }
 
+    /// Lets the guest run, with all registers on its bus, until something happens.
+    fn enter(&mut self) -> Event {
+        let bar = self.vm.platform().pci.window(0);
+        let window = self.viommu.kind().window();
+        let mut registers = Registers(&mut self.viommu);
+        let mut regions = Vec::<_, 2>::new();
+        let viommu = MmioRegion {
+            gpa: VIOMMU,
+            bytes: window,
+            device: &mut registers,
+        };
+        // The first that contains an address has it; there is room for two.
+        let _ = regions.push(viommu);
+        let _ = self
+            .device
+            .trapped_registers(bar)
+            .map(|it| regions.push(it));
+        let console = &mut self.console;
+        self.vm.run(&mut Outside {
+            mmio: &mut regions,
+            console: &mut |byte| console.write_bytes(&[byte]),
+        })
+    }
+
     /// Hands on what host interrupts brought. To be called with every set of
     /// vectors that was taken.
     ///
@@ -175,11 +169,7 @@ impl Guest<'_> {
     /// like any other, and the guest may look for the fault when it hears.
     pub fn take_interrupts(&mut self, vectors: VectorSet) {
         self.hand_on_faults();
-        if vectors.contains(vectors::DEVICE)
-            && let Some(msi) = self.vm.platform().pci.msi(0)
-        {
-            self.vm.inject_msi(msi);
-        }
+        self.signal_device(vectors);
     }
 
     fn serve_viommu(&mut self) -> Result<(), SpaceError> {
@@ -244,4 +234,25 @@ impl MmioDevice for Registers<'_> {
     fn write(&mut self, offset: u64, width: u8, value: u64) {
         Viommu::write(self.0, offset, width, value);
     }
+}
+
+/// Writes state to the front of a section's place, and returns how long it is.
+fn put(state: &(impl IntoBytes + Immutable), to: &mut [u8]) -> Result<usize, VmError> {
+    put_bytes(state.as_bytes(), to)
+}
+
+/// Writes state that is laid out already.
+fn put_bytes(bytes: &[u8], to: &mut [u8]) -> Result<usize, VmError> {
+    let place = to
+        .get_mut(..bytes.len())
+        .ok_or(VmError("a section is too large"))?;
+    place.copy_from_slice(bytes);
+    Ok(bytes.len())
+}
+
+const WRONG_LENGTH: VmError = VmError("a section has the wrong length");
+
+/// Reads the state in a section.
+fn get<T: FromBytes>(bytes: &[u8]) -> Result<T, VmError> {
+    T::read_from_bytes(bytes).map_err(|_| WRONG_LENGTH)
 }

@@ -1,9 +1,8 @@
 //! The guest as migration's source sees it.
 
-use super::Guest;
+use super::{Guest, put, put_bytes};
 use core::task::Poll;
 use hv_core::Gfn;
-use hv_core::device::edu;
 use hv_core::dirty::DirtyLog;
 use hv_core::memory::{Frame, Slot};
 use iommu::viommu::Viommu;
@@ -13,7 +12,6 @@ use migration::VmError;
 use migration::source::SourceVm;
 use migration::stream::SectionInfo;
 use strandline_rt::interrupts;
-use zerocopy::IntoBytes;
 
 /// The vIOMMU's place among the sections.
 const VIOMMU: usize = 1;
@@ -71,7 +69,7 @@ impl SourceVm for Guest<'_> {
     }
 
     fn device_downtime_us(&self) -> u64 {
-        edu::STATE_TRANSFER_US
+        self.device.downtime_us()
     }
 
     fn pause(&mut self) {
@@ -80,10 +78,10 @@ impl SourceVm for Guest<'_> {
 
     fn quiesce(&mut self) -> Poll<Result<(), VmError>> {
         self.take_interrupts(interrupts::poll());
-        if self.rest_device() {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
+        match self.rest_device() {
+            Ok(true) => Poll::Ready(Ok(())),
+            Ok(false) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
         }
     }
 
@@ -96,12 +94,12 @@ impl SourceVm for Guest<'_> {
 
     fn save(&mut self, index: usize, to: &mut [u8]) -> Result<usize, VmError> {
         match index {
-            0 => put(self.vm.save().as_bytes(), to),
+            0 => put(&self.vm.save(), to),
             VIOMMU => {
                 self.saved = Cursor::default();
-                put(self.viommu.save().as_bytes(), to)
+                put_bytes(self.viommu.save().as_bytes(), to)
             }
-            2 => put(self.save_device()?.as_bytes(), to),
+            2 => self.save_device(to),
             _ => Err(VmError("there is no such section")),
         }
     }
@@ -124,12 +122,4 @@ impl SourceVm for Guest<'_> {
         self.route_device();
         self.paused = false;
     }
-}
-
-fn put(bytes: &[u8], to: &mut [u8]) -> Result<usize, VmError> {
-    let place = to
-        .get_mut(..bytes.len())
-        .ok_or(VmError("a section is too large"))?;
-    place.copy_from_slice(bytes);
-    Ok(bytes.len())
 }

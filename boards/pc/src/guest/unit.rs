@@ -43,7 +43,7 @@ pub(super) fn start<'m>(
     frames: &'m IdentityMemory,
     pool: FramePool,
 ) -> Result<Remapper<'m>, BuildError> {
-    let device = SourceId::new(host.edu.function.requester_id());
+    let device = SourceId::new(host.device.function.requester_id());
     let remapper = match host.units.signature {
         acpi::IVRS => start_amd_vi(host, device, frames, pool)?,
         _ => start_vtd(host, device, frames, pool)?,

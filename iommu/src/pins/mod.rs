@@ -1,9 +1,11 @@
-//! Who holds each guest page, and how often.
+//! Who holds each guest page, how often, and when a device could last write it.
 //!
 //! It answers, each in one load: may this page be moved or given back to the host,
-//! who holds it, and can a device write it? The answer covers every domain,
-//! attached to a device or not: a page stays due for a report as long as it is
-//! mapped.
+//! who holds it, can a device write it, and if not, when could one last? The answer
+//! covers every domain, attached to a device or not: a page stays due for a report as
+//! long as it is mapped.
+
+mod word;
 
 use crate::space::Access;
 use core::ops::Range;
@@ -12,8 +14,8 @@ use hv_core::Gfn;
 /// Somebody on whose account a page must stay where it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Holder {
-    /// A mapping in some domain's tables: at most 4,095 of those that permit
-    /// writes, and as many of those that do not.
+    /// A mapping in some domain's tables: at most 4,095 of those that permit writes,
+    /// and 2,047 of those that do not.
     Mapping(Access),
     /// A device that the hypervisor emulates, which reaches the page directly: at
     /// most 31 times.
@@ -41,45 +43,51 @@ pub struct Holders {
     pub copies: u32,
 }
 
-/// Where a word keeps one of the counts.
-#[derive(Clone, Copy)]
-struct Field {
-    shift: u32,
-    bits: u32,
-}
+/// A span of time, by number: the next one begins when tracking starts, and with each
+/// harvest.
+///
+/// They count from 1. [`Epoch::LAST`] never ends: it stands for itself and whatever
+/// would come after it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Epoch(u16);
 
-impl Field {
-    const WRITABLE: Self = Self { shift: 0, bits: 12 };
-    const READ_ONLY: Self = Self {
-        shift: 12,
-        bits: 12,
-    };
-    const EMULATED_DEVICES: Self = Self { shift: 24, bits: 5 };
-    const COPIES: Self = Self { shift: 29, bits: 3 };
+impl Epoch {
+    /// The one in which a tracker begins.
+    pub const FIRST: Self = Self(1);
+    /// The one that has no end: 4,095.
+    pub const LAST: Self = Self(4095);
 
-    const fn of(holder: Holder) -> Self {
-        match holder {
-            Holder::Mapping(access) if access.writes() => Self::WRITABLE,
-            Holder::Mapping(_) => Self::READ_ONLY,
-            Holder::EmulatedDevice => Self::EMULATED_DEVICES,
-            Holder::Copy => Self::COPIES,
+    /// Its number.
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+
+    /// The one after it.
+    const fn next(self) -> Self {
+        match self {
+            Self::LAST => Self::LAST,
+            Self(number) => Self(number + 1),
         }
     }
-
-    const fn max(self) -> u32 {
-        (1 << self.bits) - 1
-    }
-
-    const fn count(self, word: u32) -> u32 {
-        word >> self.shift & self.max()
-    }
 }
 
-/// How often every guest page is held by whom, in four bytes a page.
+/// When a device could last write a page, earlier answers being less.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum LastWritable {
+    /// At no time since the tracker was made.
+    Never,
+    /// In that epoch, and at no time after.
+    In(Epoch),
+    /// It can now.
+    Now,
+}
+
+/// Who holds every guest page, in four bytes a page.
 #[derive(Debug)]
 pub struct PinTracker<'m> {
     words: &'m mut [u32],
     writable_pages: u64,
+    epoch: Epoch,
 }
 
 /// A page's counter is full, or the page is outside the tracker.
@@ -88,12 +96,17 @@ pub struct PinTracker<'m> {
 pub struct CannotPin(pub Gfn);
 
 impl<'m> PinTracker<'m> {
-    /// A tracker for guest frames `0..memory.len()`, none of them pinned.
+    /// A tracker for guest frames `0..memory.len()`, but no more than 2^32 - 1, none
+    /// of them pinned.
     pub fn new(memory: &'m mut [u32]) -> Self {
-        memory.fill(0);
+        // So that a run of pages is counted in 32 bits.
+        let frames = memory.len().min(u32::MAX as usize);
+        let words = &mut memory[..frames];
+        words.fill(0);
         Self {
-            words: memory,
+            words,
             writable_pages: 0,
+            epoch: Epoch::FIRST,
         }
     }
 
@@ -110,16 +123,11 @@ impl<'m> PinTracker<'m> {
         count: u64,
         holder: impl Into<Holder>,
     ) -> Result<(), CannotPin> {
-        let field = Field::of(holder.into());
         let range = self.range(first, count).ok_or(CannotPin(first))?;
-        let is_full = |word: &u32| field.count(*word) == field.max();
-        let words = &self.words[range];
-        // All are looked at in any case: without a way out, many are at once.
-        if words.iter().fold(false, |any, word| any | is_full(word)) {
-            let index = words.iter().position(is_full).unwrap_or(0) as u64;
-            return Err(CannotPin(Gfn::new(first.number() + index)));
+        match word::first_full(&self.words[range], holder.into()) {
+            Some(index) => Err(CannotPin(Gfn::new(first.number() + index as u64))),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Counts one more holder of each of `count` pages from `first` on. On an error
@@ -133,59 +141,49 @@ impl<'m> PinTracker<'m> {
         let holder = holder.into();
         self.check(first, count, holder)?;
         let range = self.range(first, count).ok_or(CannotPin(first))?;
-        let field = Field::of(holder);
-        let mut first_ones = 0;
-        for word in &mut self.words[range] {
-            *word += 1 << field.shift;
-            first_ones += u64::from(field.count(*word) == 1);
-        }
-        if is_writer(holder) {
-            self.writable_pages += first_ones;
-        }
+        self.writable_pages += u64::from(word::add(&mut self.words[range], holder));
         Ok(())
     }
 
     /// Counts one holder less, of the kind they were pinned for, of each of `count`
     /// pages from `first` on. A page that is not held in that way stays as it is.
+    #[inline]
     pub fn unpin(&mut self, first: Gfn, count: u64, holder: impl Into<Holder>) {
         let Some(range) = self.range(first, count) else {
             return;
         };
-        let holder = holder.into();
-        let field = Field::of(holder);
-        let mut last_ones = 0;
-        for word in &mut self.words[range] {
-            // Without branches, so that several pages are counted at once.
-            let held = field.count(*word) != 0;
-            debug_assert!(held, "a page is unpinned more often than pinned");
-            *word -= u32::from(held) << field.shift;
-            last_ones += u64::from(held & (field.count(*word) == 0));
-        }
-        if is_writer(holder) {
-            self.writable_pages -= last_ones;
-        }
+        let gone = word::remove(&mut self.words[range], holder.into(), self.epoch);
+        self.writable_pages -= u64::from(gone);
+    }
+
+    /// The epoch that it is in.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Begins the next epoch, if there is one.
+    pub fn begin_epoch(&mut self) {
+        self.epoch = self.epoch.next();
     }
 
     /// Whether `gfn` must stay where it is, for anybody's sake.
     pub fn is_pinned(&self, gfn: Gfn) -> bool {
-        self.word(gfn).is_some_and(|word| word != 0)
+        word::is_held(self.word(gfn))
     }
 
     /// Who holds `gfn`; nobody holds a page outside the tracker.
     pub fn holders(&self, gfn: Gfn) -> Holders {
-        let word = self.word(gfn).unwrap_or(0);
-        Holders {
-            writable: Field::WRITABLE.count(word),
-            read_only: Field::READ_ONLY.count(word),
-            emulated_devices: Field::EMULATED_DEVICES.count(word),
-            copies: Field::COPIES.count(word),
-        }
+        word::holders(self.word(gfn))
     }
 
     /// Whether some device may write `gfn` through a mapping.
     pub fn is_writable(&self, gfn: Gfn) -> bool {
-        self.word(gfn)
-            .is_some_and(|word| Field::WRITABLE.count(word) != 0)
+        word::is_writable(self.word(gfn))
+    }
+
+    /// When some device could last write `gfn` through a mapping.
+    pub fn last_writable(&self, gfn: Gfn) -> LastWritable {
+        word::last_writable(self.word(gfn))
     }
 
     /// How many pages devices may write, each counted once.
@@ -198,14 +196,16 @@ impl<'m> PinTracker<'m> {
         let how_many = usize::try_from(self.writable_pages).unwrap_or(usize::MAX);
         (0..)
             .zip(self.words.iter())
-            .filter(|(_, word)| Field::WRITABLE.count(**word) != 0)
+            .filter(|(_, word)| word::is_writable(**word))
             .map(|(number, _)| Gfn::new(number))
             .take(how_many)
     }
 
-    fn word(&self, gfn: Gfn) -> Option<u32> {
-        let index = usize::try_from(gfn.number()).ok()?;
-        self.words.get(index).copied()
+    /// The word of `gfn`; that of a page outside the tracker is empty.
+    fn word(&self, gfn: Gfn) -> u32 {
+        let index = usize::try_from(gfn.number()).ok();
+        let word = index.and_then(|index| self.words.get(index));
+        word.copied().unwrap_or(0)
     }
 
     /// The places of `count` pages from `first` on, if it tracks them all.
@@ -214,10 +214,6 @@ impl<'m> PinTracker<'m> {
         // What ends within the slice fits its index type.
         (end <= self.frames()).then_some(first.number() as usize..end as usize)
     }
-}
-
-fn is_writer(holder: Holder) -> bool {
-    matches!(holder, Holder::Mapping(access) if access.writes())
 }
 
 #[cfg(test)]
@@ -252,7 +248,7 @@ mod tests {
         let mut pins = PinTracker::new(&mut memory);
         let limits = [
             (Holder::Mapping(Access::ReadWrite), 4095),
-            (Holder::Mapping(Access::Read), 4095),
+            (Holder::Mapping(Access::Read), 2047),
             (Holder::EmulatedDevice, 31),
             (Holder::Copy, 7),
         ];
@@ -264,7 +260,7 @@ mod tests {
         }
         let full = Holders {
             writable: 4095,
-            read_only: 4095,
+            read_only: 2047,
             emulated_devices: 31,
             copies: 7,
         };
@@ -306,5 +302,64 @@ mod tests {
         assert_eq!(pins.pin(outside, 1, Access::Read), Err(CannotPin(outside)));
         let listed: Vec<_> = pins.writable().map(Gfn::number).collect();
         assert_eq!(listed, [2, 7]);
+    }
+
+    #[test]
+    fn a_page_tells_in_which_epoch_its_last_writable_mapping_went() {
+        let mut memory = [0; 8];
+        let mut pins = PinTracker::new(&mut memory);
+        pins.pin(PAGE, 2, Access::Read).unwrap();
+        assert_eq!(pins.last_writable(PAGE), LastWritable::Never);
+        pins.pin(PAGE, 1, Access::Write).unwrap();
+        pins.pin(PAGE, 1, Access::ReadWrite).unwrap();
+        pins.begin_epoch();
+        pins.unpin(PAGE, 1, Access::Write);
+        assert_eq!(pins.last_writable(PAGE), LastWritable::Now);
+        pins.begin_epoch();
+        pins.unpin(PAGE, 1, Access::ReadWrite);
+        let third = LastWritable::In(Epoch(3));
+        assert_eq!(pins.last_writable(PAGE), third);
+        pins.begin_epoch();
+        pins.unpin(PAGE, 2, Access::Read);
+        assert_eq!(pins.last_writable(PAGE), third, "a read tells nothing");
+        assert!(!pins.is_pinned(PAGE), "an epoch holds no page");
+        assert_eq!(pins.last_writable(Gfn::new(4)), LastWritable::Never);
+        pins.pin(PAGE, 1, Access::Write).unwrap();
+        assert_eq!(pins.holders(PAGE).writable, 1, "the epoch made way");
+        assert!(third < LastWritable::Now && LastWritable::Never < third);
+    }
+
+    #[test]
+    fn the_last_epoch_stands_for_all_that_would_follow() {
+        let mut memory = [0; 8];
+        let mut pins = PinTracker::new(&mut memory);
+        for number in 1..5000 {
+            assert_eq!(pins.epoch().number(), number.min(4095));
+            pins.pin(PAGE, 1, Access::Write).unwrap();
+            pins.unpin(PAGE, 1, Access::Write);
+            assert_eq!(pins.last_writable(PAGE), LastWritable::In(pins.epoch()));
+            pins.begin_epoch();
+        }
+        assert_eq!(pins.holders(PAGE), Holders::default());
+    }
+
+    #[test]
+    fn a_page_held_by_others_is_not_unpinned_for_a_mapping_it_does_not_have() {
+        // Without debug assertions: with them it ends the test.
+        if cfg!(debug_assertions) {
+            return;
+        }
+        let mut memory = [0; 8];
+        let mut pins = PinTracker::new(&mut memory);
+        pins.pin(PAGE, 1, Holder::Copy).unwrap();
+        let held = pins.holders(PAGE);
+        for holder in [
+            Access::Write.into(),
+            Access::Read.into(),
+            Holder::EmulatedDevice,
+        ] {
+            pins.unpin(PAGE, 1, holder);
+            assert_eq!(pins.holders(PAGE), held);
+        }
     }
 }

@@ -1,0 +1,179 @@
+//! The bus as a guest sees it.
+
+use super::*;
+
+const EDU: PassthroughFunction = PassthroughFunction {
+    device: 4,
+    vendor_id: 0x1234,
+    device_id: 0x11e8,
+    class: 0x00ff00,
+    revision: 0x10,
+    subsystem: 0x1100_1af4,
+    bar0: Bar {
+        home: 0xe000_0000,
+        bytes: 0x10_0000,
+        placement: Placement::Fixed,
+    },
+    interrupts: Interrupts::Msi,
+};
+
+const NVME: PassthroughFunction = PassthroughFunction {
+    device: 5,
+    class: 0x01_0802,
+    bar0: Bar {
+        home: 0xe010_0000,
+        bytes: 0x4000,
+        placement: Placement::Movable,
+    },
+    interrupts: Interrupts::Msix(MsixLayout {
+        vectors: 3,
+        table: 0x2000,
+        pending: 0x3000,
+    }),
+    ..EDU
+};
+
+fn bus() -> PciBus {
+    let mut bus = PciBus::new();
+    bus.add(EDU).unwrap();
+    bus
+}
+
+fn select(bus: &mut PciBus, device: u32, register: u32) {
+    bus.write_port(ADDRESS_PORT, 4, 1 << 31 | device << 11 | register);
+}
+
+fn read(bus: &mut PciBus, device: u32, register: u32) -> u32 {
+    select(bus, device, register);
+    bus.read_port(DATA_PORT, 4)
+}
+
+fn write_to(bus: &mut PciBus, device: u32, register: u32, value: u32) -> bool {
+    select(bus, device, register);
+    bus.write_port(DATA_PORT, 4, value)
+}
+
+fn write(bus: &mut PciBus, register: u32, value: u32) -> bool {
+    write_to(bus, 4, register, value)
+}
+
+#[test]
+fn functions_are_found_and_missing_ones_read_all_ones() {
+    let mut bus = bus();
+    assert_eq!(read(&mut bus, 4, 0), 0x11e8_1234);
+    assert_eq!(read(&mut bus, 0, 0), 0x29c0_8086);
+    assert_eq!(read(&mut bus, 5, 0), u32::MAX);
+    bus.write_port(ADDRESS_PORT, 4, 1 << 31 | 1 << 16);
+    assert_eq!(bus.read_port(DATA_PORT, 4), u32::MAX, "bus 1");
+    select(&mut bus, 4, 0);
+    assert_eq!(bus.read_port(DATA_PORT + 2, 2) & 0xffff, 0x11e8);
+}
+
+#[test]
+fn a_fixed_bar_tells_its_size_and_stays_at_home() {
+    let mut bus = bus();
+    write(&mut bus, 0x10, u32::MAX);
+    assert_eq!(read(&mut bus, 4, 0x10), 0xfff0_0000);
+    assert_eq!(bus.window(0), Some(Gpa::new(0xe000_0000)));
+    write(&mut bus, 0x10, 0xd000_0000);
+    assert_eq!(read(&mut bus, 4, 0x10), 0xe000_0000);
+    assert_eq!(bus.window(0), Some(Gpa::new(0xe000_0000)));
+}
+
+#[test]
+fn a_movable_bar_tells_its_size_and_is_where_it_was_put_while_memory_is_on() {
+    let mut bus = PciBus::new();
+    bus.add(NVME).unwrap();
+    assert_eq!(read(&mut bus, 5, 0x10), 0xe010_0004);
+    assert_eq!(bus.window(0), None, "memory space is off");
+    for register in [0x10, 0x14] {
+        write_to(&mut bus, 5, register, u32::MAX);
+    }
+    assert_eq!(read(&mut bus, 5, 0x10), 0xffff_c004);
+    assert_eq!(read(&mut bus, 5, 0x14), u32::MAX);
+    write_to(&mut bus, 5, 0x10, 0x8000_1234);
+    write_to(&mut bus, 5, 0x14, 0x10);
+    assert!(write_to(&mut bus, 5, 0x04, 2), "the image hears of it");
+    assert_eq!(bus.window(0), Some(Gpa::new(0x10_8000_0000)));
+}
+
+#[test]
+fn msi_is_sent_while_enabled_and_every_change_is_told() {
+    let mut bus = bus();
+    assert_eq!(bus.signal(0, 0), None);
+    assert!(write(&mut bus, 0x44, 0xfee0_0000));
+    assert!(write(&mut bus, 0x4c, 0x41));
+    assert!(write(&mut bus, 0x40, 1 << 16));
+    let msi = Msi {
+        address: 0xfee0_0000,
+        data: 0x41,
+    };
+    assert!(bus.wants_interrupts(0));
+    assert_eq!(bus.signal(0, 0), Some(msi));
+    assert!(!write(&mut bus, 0x40, 1 << 16), "nothing new");
+    assert!(write(&mut bus, 0x04, 6));
+    assert_eq!(bus.command(0), Some(6));
+    assert_eq!(read(&mut bus, 4, 0x40), 0x0081_0005);
+}
+
+#[test]
+fn the_msix_table_is_in_the_bar_and_moves_with_it() {
+    let mut bus = bus();
+    let function = bus.add(NVME).unwrap();
+    assert_eq!(read(&mut bus, 5, 0x40), 0x0002_0011);
+    assert_eq!(read(&mut bus, 5, 0x44), 0x2000);
+    assert_eq!(read(&mut bus, 5, 0x48), 0x3000);
+    let table = |base: u64| Gpa::new(base + 0x2000);
+    assert_eq!(bus.read_memory(table(0xe010_0000)), None, "memory is off");
+    write_to(&mut bus, 5, 0x04, 2);
+    assert!(bus.write_memory(table(0xe010_0000), 0xfee0_1000));
+    assert!(!bus.write_memory(Gpa::new(0xe010_0000), 1), "registers");
+    write_to(&mut bus, 5, 0x10, 0xe020_0000);
+    assert_eq!(bus.read_memory(table(0xe010_0000)), None);
+    assert_eq!(bus.read_memory(table(0xe020_0000)), Some(0xfee0_1000));
+    assert!(write_to(&mut bus, 5, 0x40, 1 << 31));
+    assert!(bus.wants_interrupts(function));
+    assert_eq!(bus.signal(function, 0), None, "masked");
+    assert!(bus.write_memory(Gpa::new(0xe020_200c), 0));
+    assert_eq!(bus.take_due().map(|msi| msi.address), Some(0xfee0_1000));
+}
+
+#[test]
+fn a_state_of_other_functions_is_refused() {
+    let mut ours = bus();
+    write(&mut ours, 0x04, 6);
+    let state = ours.save();
+    let mut same = bus();
+    assert!(same.restore(&state));
+    assert_eq!(same.save(), state);
+    assert!(!PciBus::new().restore(&state));
+}
+
+#[test]
+fn impossible_functions_are_refused() {
+    let mut bus = bus();
+    assert_eq!(bus.add(EDU), Err(AddFunctionError::DeviceNumber(4)));
+    let odd = PassthroughFunction {
+        device: 5,
+        bar0: Bar {
+            bytes: 0x3000,
+            ..EDU.bar0
+        },
+        ..EDU
+    };
+    assert_eq!(bus.add(odd), Err(AddFunctionError::Bar));
+    let interrupts = |table, pending| {
+        Interrupts::Msix(MsixLayout {
+            vectors: 1,
+            table,
+            pending,
+        })
+    };
+    for (table, pending) in [(0x4000, 0), (0, 0), (0x10, 0x1000)] {
+        let outside = PassthroughFunction {
+            interrupts: interrupts(table, pending),
+            ..NVME
+        };
+        assert_eq!(bus.add(outside), Err(AddFunctionError::Bar));
+    }
+}

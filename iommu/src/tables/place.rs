@@ -1,0 +1,193 @@
+//! Where some pages are found: in a part of one leaf table, as mostly, or in many
+//! tables.
+
+use super::pages::slot_pages;
+use super::{Entry, EntryFormat, Pages, Tables};
+use core::slice;
+use core::sync::atomic::{AtomicU64, Ordering};
+use hv_core::Hpa;
+use hv_core::memory::{FramePool, PhysMemory};
+
+/// What is to be unmapped.
+#[derive(Clone, Copy)]
+pub(crate) enum Place<'m> {
+    /// A part of a leaf table of which other parts are in use too. No table goes with
+    /// it, and no walk is needed.
+    Leaves(LeafPart<'m>),
+    /// Anything below a root.
+    Tables {
+        /// The root.
+        root: Hpa,
+        /// The pages.
+        pages: Pages,
+    },
+}
+
+impl Place<'_> {
+    /// The same place, if it is one slot of a leaf table.
+    #[inline(always)]
+    pub(crate) fn single(&self) -> Option<Self> {
+        let Self::Leaves(part) = self else {
+            return None;
+        };
+        let [slot] = part.slots else { return None };
+        Some(Self::Leaves(LeafPart {
+            slots: slice::from_ref(slot),
+            pages: Pages {
+                first: part.pages.first,
+                last: part.pages.first,
+            },
+            ..*part
+        }))
+    }
+
+    /// The pages there.
+    pub(crate) fn pages(&self) -> Pages {
+        match self {
+            Self::Leaves(part) => part.pages,
+            Self::Tables { pages, .. } => *pages,
+        }
+    }
+}
+
+/// A part of a leaf table.
+#[derive(Clone, Copy)]
+pub(crate) struct LeafPart<'m> {
+    pub(super) pages: Pages,
+    /// Of these pages.
+    pub(super) slots: &'m [AtomicU64],
+    /// The slot, in a table of level 2, that points to the table.
+    pub(super) parent: &'m AtomicU64,
+}
+
+impl LeafPart<'_> {
+    /// What it has of `pages`; `None` if some of these are not in it, or they are all
+    /// there is.
+    #[inline]
+    fn narrowed(&self, pages: Pages) -> Option<Self> {
+        let first = usize::try_from(pages.first.wrapping_sub(self.pages.first)).ok()?;
+        let count = usize::try_from(pages.count()).ok()?;
+        let slots = self.slots.get(first..)?.get(..count)?;
+        (count < self.slots.len()).then_some(Self {
+            pages,
+            slots,
+            ..*self
+        })
+    }
+}
+
+/// The leaf table that was worked in last. Drivers use one over and over, so the next
+/// call mostly needs no walk.
+#[derive(Default)]
+pub(crate) struct LastTable<'m>(Option<Found<'m>>);
+
+struct Found<'m> {
+    root: Hpa,
+    /// How often the pool had got a frame back by then. As it has got none since, the
+    /// table is still what it was, and so is the one above.
+    returns: u64,
+    table: LeafPart<'m>,
+}
+
+impl<'m> LastTable<'m> {
+    /// The part of a leaf table that `pages` are; `None` if they are all of one, in
+    /// several, or in none that is there.
+    #[inline]
+    pub(crate) fn part<M: PhysMemory, F: EntryFormat>(
+        &mut self,
+        tables: &Tables<'m, M, F>,
+        pool: &FramePool,
+        root: Hpa,
+        pages: Pages,
+    ) -> Option<LeafPart<'m>> {
+        if let Some(found) = &self.0
+            && found.root == root
+            && found.returns == pool.returns()
+            && let Some(part) = found.table.narrowed(pages)
+        {
+            return Some(part);
+        }
+        self.find(tables, pool, root, pages)
+    }
+
+    #[cold]
+    fn find<M: PhysMemory, F: EntryFormat>(
+        &mut self,
+        tables: &Tables<'m, M, F>,
+        pool: &FramePool,
+        root: Hpa,
+        pages: Pages,
+    ) -> Option<LeafPart<'m>> {
+        if pages.count() >= slot_pages(2) {
+            return None;
+        }
+        let table = tables.leaf_table(root, pages.first)?;
+        let part = table.narrowed(pages)?;
+        self.0 = Some(Found {
+            root,
+            returns: pool.returns(),
+            table,
+        });
+        Some(part)
+    }
+}
+
+impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
+    /// The leaf table over `page`, if there is one.
+    fn leaf_table(&self, root: Hpa, page: u64) -> Option<LeafPart<'m>> {
+        let mut table = root;
+        let mut level = self.levels;
+        loop {
+            let slot = self.slot(table, level, page)?;
+            let entry = slot.load(Ordering::Acquire);
+            let Entry::Table { table: below, .. } = self.format.decode(level, entry) else {
+                return None;
+            };
+            (table, level) = (below, level - 1);
+            if level == 1 {
+                let first = page & !(slot_pages(2) - 1);
+                return Some(LeafPart {
+                    pages: Pages {
+                        first,
+                        last: first + slot_pages(2) - 1,
+                    },
+                    slots: self.mem.frame(table)?.words(),
+                    parent: slot,
+                });
+            }
+        }
+    }
+
+    /// Whether the table has entries in use besides those of `part`.
+    #[inline]
+    pub(crate) fn is_shared(&self, part: &LeafPart<'m>) -> bool {
+        let live = self.live(part.parent, 2);
+        if live > part.slots.len() as u64 {
+            return true;
+        }
+        let in_use = part
+            .slots
+            .iter()
+            .filter(|slot| self.leaf_in(slot).is_some());
+        (in_use.count() as u64) < live
+    }
+
+    /// How many entries are in use in the table behind a slot of a table of `level`.
+    #[inline]
+    pub(super) fn live(&self, slot: &AtomicU64, level: u8) -> u64 {
+        match self.format.decode(level, slot.load(Ordering::Acquire)) {
+            Entry::Table { live, .. } => live,
+            Entry::Leaf(_) | Entry::Empty => 0,
+        }
+    }
+
+    /// Notes how many that are.
+    #[inline]
+    pub(super) fn set_live(&self, slot: &AtomicU64, live: u64) {
+        // The number is ours alone, so flipping its bits sets it, whatever the
+        // hardware does to others meanwhile.
+        let entry = slot.load(Ordering::Acquire);
+        let change = entry ^ self.format.with_live(entry, live);
+        slot.fetch_xor(change, Ordering::AcqRel);
+    }
+}
