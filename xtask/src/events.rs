@@ -5,6 +5,7 @@
 //! known event that lacks a member is an error, so that the two cannot drift apart
 //! unnoticed.
 
+use crate::exits::Period;
 use serde::Deserialize;
 
 /// One event. All sizes are in bytes, all times in microseconds of the machine's
@@ -56,6 +57,8 @@ pub enum Event {
         /// How many since the event before.
         count: u64,
     },
+    /// How often the guest exited since the event before, by reason.
+    Exits(Period),
     /// The guest has ended.
     GuestExit {
         /// 0 if the guest is content.
@@ -155,6 +158,12 @@ mod tests {
             panic!("no migrated");
         };
         assert_eq!((migrated.pages_sent, migrated.dirty_emulation), (17_000, 9));
+
+        let exits = r#"{"event":"exits","us":1000000,"host-interrupt":1,"mmio":2}"#;
+        let Ok(Event::Exits(period)) = Event::parse(exits) else {
+            panic!("no exits");
+        };
+        assert_eq!((period.us, period.counts["mmio"]), (1_000_000, 2));
 
         for (line, expected) in [
             (

@@ -16,6 +16,7 @@ pub mod bench;
 pub mod cpio;
 pub mod debian;
 pub mod events;
+pub mod exits;
 pub mod image;
 pub mod images;
 pub mod iommu;

@@ -54,6 +54,8 @@ pub struct Config<'r> {
     pub options: String,
     /// The guest's memory.
     pub memory: Size,
+    /// The guest's CPUs; the machine has as many.
+    pub vcpus: u32,
     /// The remapping unit.
     pub iommu: Iommu,
     /// The file that backs the link.
@@ -193,7 +195,8 @@ fn command_line(config: &Config<'_>, files: &Files) -> Command {
     let mut command = Command::new(config.qemu);
     command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
     command.args(["-no-reboot", "-machine", "q35", "-accel", "tcg"]);
-    command.args(["-cpu", "EPYC-v4,+svm,+npt,+x2apic", "-smp", "1"]);
+    command.args(["-cpu", "EPYC-v4,+svm,+npt,+x2apic"]);
+    command.args(["-smp", &config.vcpus.to_string()]);
     // Virtual nanoseconds are guest instructions: a run with one seed repeats.
     command.args(["-icount", "shift=0,sleep=off"]);
     let mib = config.memory.plus(OVERHEAD).bytes().div_ceil(1 << 20);
@@ -276,6 +279,7 @@ mod tests {
             guest: None,
             options: "role=destination".into(),
             memory: Size::mib(64),
+            vcpus: 1,
             iommu: Iommu::Amd,
             link: "/link".into(),
             disk: None,

@@ -1,6 +1,7 @@
 //! What was seen of one machine: its events, its guest's ledger, its end.
 
 use crate::events::{Event, Migrated, Round};
+use crate::exits::Period;
 use crate::ledger::{Account, Line, LostPage};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -58,6 +59,8 @@ pub struct Observation {
     pub resumed: bool,
     /// Faults that the remapping hardware recorded.
     pub dma_faults: u64,
+    /// How often the guest exited here, period by period.
+    pub exits: Vec<Period>,
     /// The status the guest ended with here.
     pub guest_exit: Option<u64>,
     /// The guest's account, if it ended here.
@@ -94,6 +97,7 @@ impl Observation {
             Event::Mismatch { gfn } => self.mismatches.push(gfn),
             Event::Resumed => self.resumed = true,
             Event::DmaFault { count } => self.dma_faults = self.dma_faults.saturating_add(count),
+            Event::Exits(period) => self.exits.push(period),
             Event::GuestExit { status } => self.guest_exit = Some(status),
             Event::Unknown => {}
         }

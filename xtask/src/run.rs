@@ -47,6 +47,8 @@ pub struct Run {
     pub guest_line: Option<String>,
     /// The guest's memory.
     pub memory: Size,
+    /// The guest's CPUs, 1 or 2.
+    pub vcpus: u32,
     /// What the destination is told the guest's memory is, if something else.
     pub destination_memory: Option<Size>,
     /// The remapping unit of both machines.
@@ -85,6 +87,7 @@ impl Run {
             guest_options: Vec::new(),
             guest_line: None,
             memory: Size::mib(64),
+            vcpus: 1,
             destination_memory: None,
             iommu: Iommu::default(),
             viommu: Viommu::default(),
@@ -148,6 +151,7 @@ impl Run {
                 guest: (role == Role::Source).then_some(images.guest.as_path()),
                 options: self.options(role),
                 memory: self.memory,
+                vcpus: self.vcpus,
                 iommu: self.iommu,
                 link: link.path(),
                 disk: disk.as_ref().map(|disk| disk.0.path().to_owned()),
@@ -211,6 +215,9 @@ impl Run {
             Role::Destination => self.destination_memory.unwrap_or(self.memory),
         };
         options.push(format!("memory={memory}"));
+        if self.vcpus > 1 {
+            options.push(format!("vcpus={}", self.vcpus));
+        }
         let mut give = |key: &str, value: Option<String>| {
             options.extend(value.map(|value| format!("{key}={value}")));
         };

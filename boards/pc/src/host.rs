@@ -6,6 +6,7 @@ use strandline_rt::acpi::{self, AcpiError, Signature, Tables};
 use strandline_rt::apic::{LocalApic, Mode, NoX2Apic};
 use strandline_rt::pci::{self, ConfigPorts, Function, PciError};
 use strandline_rt::physical::{PhysRange, ReadPhys};
+use strandline_rt::processors;
 
 /// The longest table of remapping units that is read.
 const MAX_UNIT_TABLE: usize = 4096;
@@ -109,6 +110,8 @@ pub struct Host {
     pub link: Device,
     /// Where the remapping units are.
     pub units: UnitTable,
+    /// The APIC ids of the machine's CPUs, this one's included.
+    pub cpus: heapless::Vec<u32, 16>,
 }
 
 impl Host {
@@ -138,6 +141,7 @@ impl Host {
             kind,
             link,
             units,
+            cpus: processors::apic_ids(&tables)?,
         })
     }
 }

@@ -4,6 +4,7 @@
 use core::fmt::Display;
 use hv_core::PAGE_SHIFT;
 use hv_core::boot::Payload;
+use hv_core::clock::Clock;
 use hv_core::dirty::DirtyLog;
 use hv_core::memory::GuestMemory;
 use log::{error, info};
@@ -11,18 +12,19 @@ use migration::destination::{Destination, DestinationParams, OnMismatch};
 use migration::link::{self, Ring};
 use migration::source::{Source, SourceParams};
 use migration::stream::RECORD_BYTES;
-use spin::Mutex;
+use spin::{Mutex, Once};
 use strandline_pc::budget::Budget;
 use strandline_pc::guest::{Guest, GuestEnd, Resources, add_memory};
 use strandline_pc::host::Host;
 use strandline_pc::modules::Modules;
 use strandline_pc::options::{MAX_MEMORY, Options, Role};
-use strandline_pc::{destination, events, source, tick, vectors};
+use strandline_pc::{destination, events, source, tick, vectors, worker};
 use strandline_rt::debug_exit::{Exit, exit};
 use strandline_rt::memory_map::{FreeMemory, OwnedRange};
 use strandline_rt::pci::ConfigPorts;
 use strandline_rt::physical::{FirmwareMemory, IdentityMemory, shared_words};
-use strandline_rt::{BootInfo, interrupts};
+use strandline_rt::processors::{self, StartError};
+use strandline_rt::{BootInfo, cpu, interrupts};
 
 strandline_rt::entry!(main);
 
@@ -32,7 +34,8 @@ fn main(boot: &'static BootInfo) -> ! {
     // SAFETY: this is an image on the identity map, which reads only what the
     // firmware's tables name.
     let firmware = unsafe { FirmwareMemory::new() };
-    // SAFETY: this is an image on a PC, on its only CPU.
+    // SAFETY: this is an image on a PC; its other CPU, once started, stays away from
+    // configuration space.
     let config = unsafe { ConfigPorts::new() };
     let host =
         Host::discover(&firmware, config, boot.rsdp()).unwrap_or_else(|error| refuse(&error));
@@ -86,6 +89,9 @@ static RECORD: Mutex<[u8; RECORD_BYTES]> = Mutex::new([0; RECORD_BYTES]);
 static ARRIVED: Mutex<[u64; ARRIVED_WORDS]> = Mutex::new([0; ARRIVED_WORDS]);
 const ARRIVED_WORDS: usize = Destination::words_needed(MAX_MEMORY >> PAGE_SHIFT) as usize;
 
+/// The host's memory.
+static FRAMES: Once<IdentityMemory> = Once::new();
+
 /// Makes the guest of the budget and plays the role.
 fn host_guest(boot: &'static BootInfo, options: &Options<'_>, host: &Host, budget: Budget) -> ! {
     let mut frames = IdentityMemory::new();
@@ -98,16 +104,19 @@ fn host_guest(boot: &'static BootInfo, options: &Options<'_>, host: &Host, budge
     let nested_tables = own(budget.nested_tables);
     let iommu_tables = own(budget.iommu_tables);
     let vcpu = own(budget.vcpu);
+    // For good, because another CPU uses its part of it.
+    let frames = FRAMES.call_once(|| frames);
     let log = DirtyLog::new(budget.dirty_log.into_words(), options.memory >> PAGE_SHIFT);
-    let mut memory = GuestMemory::new(&frames, &log);
+    let mut memory = GuestMemory::new(frames, &log);
     add_memory(&mut memory, guest_memory).unwrap_or_else(|error| refuse(&error));
     let resources = Resources {
-        frames: &frames,
+        frames,
         memory: &memory,
         nested_tables,
         iommu_tables,
         vcpu,
         pins: budget.pin_tracker.into_counters(),
+        worker: start_worker(boot, options, host),
     };
     // SAFETY: the link's memory answers since discovery, and belongs to nobody else.
     let words = unsafe { shared_words(host.link.window) }
@@ -156,7 +165,29 @@ fn payload<'a>(boot: &'static BootInfo, options: &Options<'a>) -> Option<Payload
         image: modules.kernel,
         initramfs: modules.initramfs,
         command_line: options.guest,
+        cpus: options.vcpus,
     })
+}
+
+/// Starts the CPU for the guest's second one, if it is to have two; its APIC id.
+fn start_worker(boot: &BootInfo, options: &Options<'_>, host: &Host) -> Option<u32> {
+    if options.vcpus < 2 {
+        return None;
+    }
+    let own = host.apic.id();
+    let Some(id) = host.cpus.iter().copied().find(|id| *id != own) else {
+        refuse(&StartError::NoOther);
+    };
+    let wait_us = |us| {
+        let start = host.clock.now_us();
+        while host.clock.now_us() - start < us {
+            cpu::pause();
+        }
+    };
+    match processors::start(boot, &host.apic, id, wait_us, worker::main) {
+        Ok(()) => Some(id),
+        Err(error) => refuse(&error),
+    }
 }
 
 /// Runs the guest until it ends here; does not return when it leaves.
@@ -244,7 +275,6 @@ fn describe(boot: &BootInfo, host: &Host, free: u64) {
 
 /// Shows that time passes and interrupts arrive, and ends.
 fn self_check(host: &Host) -> ! {
-    use hv_core::clock::Clock;
     const HZ: u32 = 100;
     const TICKS: u32 = 10;
 

@@ -20,3 +20,4 @@ pub mod options;
 pub mod source;
 pub mod tick;
 pub mod vectors;
+pub mod worker;

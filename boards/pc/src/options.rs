@@ -40,6 +40,8 @@ pub struct Options<'a> {
     pub memory: u64,
     /// `viommu=`: the kind of IOMMU that the guest is given.
     pub viommu: Kind,
+    /// `vcpus=`: the guest's CPUs, 1 or 2.
+    pub vcpus: usize,
     /// `max-bandwidth=`: what migration may send, bytes a second; `None`: no limit.
     pub max_bandwidth: Option<u64>,
     /// `downtime-limit=`: how long the guest may stand still, microseconds.
@@ -60,6 +62,7 @@ impl Default for Options<'_> {
             role: Role::None,
             memory: 64 << 20,
             viommu: Kind::Vtd,
+            vcpus: 1,
             max_bandwidth: None,
             downtime_limit_us: 500_000,
             migrate_after_us: 500_000,
@@ -80,7 +83,7 @@ pub const MAX_MEMORY: u64 = 3 << 30;
 pub const MIN_BANDWIDTH: u64 = 64 << 10;
 
 const NAMES: &str =
-    "role, memory, viommu, max-bandwidth, downtime-limit, migrate-after, verify, sabotage";
+    "role, memory, vcpus, viommu, max-bandwidth, downtime-limit, migrate-after, verify, sabotage";
 
 /// What is wrong with the command line; the message names the word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -153,6 +156,13 @@ impl<'a> Options<'a> {
                     .into_iter()
                     .find(|kind| kind.name() == value)
                     .ok_or(or_allowed("vtd or virtio"))?;
+            }
+            "vcpus" => {
+                self.vcpus = match value {
+                    "1" => 1,
+                    "2" => 2,
+                    _ => return Err(or_allowed("1 or 2")),
+                };
             }
             "max-bandwidth" => {
                 let bytes = size(value)
@@ -239,12 +249,13 @@ mod tests {
 
     #[test]
     fn every_option_is_understood() {
-        let line = "role=source memory=128M viommu=virtio max-bandwidth=4M downtime-limit=500ms \
+        let line = "role=source memory=128M vcpus=2 viommu=virtio max-bandwidth=4M downtime-limit=500ms \
                     migrate-after=2s verify=on -- seed=7  role=x --";
         let expected = Options {
             role: Role::Source,
             memory: 128 << 20,
             viommu: Kind::Virtio,
+            vcpus: 2,
             max_bandwidth: Some(4 << 20),
             downtime_limit_us: 500_000,
             migrate_after_us: 2_000_000,
@@ -288,6 +299,8 @@ mod tests {
             "memory=-2M",
             "memory=2Mx",
             "memory=",
+            "vcpus=0",
+            "vcpus=3",
             "memory=+2M",
             "memory=99999999999999999999",
             "memory=18446744073709551615G",

@@ -4,6 +4,8 @@
 pub const TICK: u8 = 0x40;
 /// The passthrough device's message-signalled interrupt.
 pub const DEVICE: u8 = 0x41;
+/// Another CPU has left the guest, or is to.
+pub const PROCESSOR: u8 = 0x42;
 /// The first of the passthrough device's MSI-X vectors, of which there are
 /// [`hv_core::platform::pci::MAX_VECTORS`] at the most.
 pub const DEVICE_MSIX: u8 = 0x50;

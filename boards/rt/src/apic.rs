@@ -22,6 +22,12 @@ const X2APIC_BASE: u32 = 0x800;
 const SPURIOUS_ENABLE: u32 = 1 << 8;
 const LVT_MASKED: u32 = 1 << 16;
 const LVT_PERIODIC: u32 = 1 << 17;
+/// Interrupt command: INIT, asserted.
+const COMMAND_INIT: u32 = 5 << 8 | 1 << 14;
+/// Interrupt command: start-up.
+const COMMAND_STARTUP: u32 = 6 << 8 | 1 << 14;
+/// Interrupt command: a fixed interrupt.
+const COMMAND_FIXED: u32 = 1 << 14;
 /// Divide configuration: count at the full input rate.
 const DIVIDE_BY_1: u32 = 0b1011;
 
@@ -40,6 +46,10 @@ enum Register {
     EndOfInterrupt = 0x0b,
     /// The spurious vector, and the software enable.
     Spurious = 0x0f,
+    /// Sends an interrupt: vector, kind and, in x2APIC mode, destination.
+    Command = 0x30,
+    /// The destination of the command, in xAPIC mode.
+    CommandHigh = 0x31,
     /// The timer's vector, mask and mode.
     LvtTimer = 0x32,
     /// A write starts the timer.
@@ -118,6 +128,37 @@ impl LocalApic {
         match self.mode {
             Mode::XApic => self.read(Register::Id) >> 24,
             Mode::X2Apic => self.read(Register::Id),
+        }
+    }
+
+    /// Interrupts the CPU with the APIC id `id` with `vector`.
+    pub fn send_interrupt(&self, id: u32, vector: u8) {
+        self.send(id, COMMAND_FIXED | u32::from(vector));
+    }
+
+    /// Resets the CPU with the APIC id `id`, which then waits for a start-up.
+    pub fn send_init(&self, id: u32) {
+        self.send(id, COMMAND_INIT);
+    }
+
+    /// Has the CPU with the APIC id `id` start in real mode at a 4 KiB `page`.
+    pub fn send_startup(&self, id: u32, page: u8) {
+        self.send(id, COMMAND_STARTUP | u32::from(page));
+    }
+
+    fn send(&self, id: u32, command: u32) {
+        match self.mode {
+            Mode::XApic => {
+                self.write(Register::CommandHigh, id << 24);
+                // The low half last: writing it sends.
+                self.write(Register::Command, command);
+            }
+            Mode::X2Apic => {
+                let command = u64::from(id) << 32 | u64::from(command);
+                // SAFETY: the APIC is on and in this mode, so the MSR exists. Whoever
+                // can make a `LocalApic` decides over the machine's CPUs.
+                unsafe { x2apic_msr(Register::Command).write(command) };
+            }
         }
     }
 

@@ -14,11 +14,11 @@ use spin::Once;
 
 /// CR0: paging, write protection of read-only pages in ring 0, native x87 errors,
 /// the x87 unit present and monitored, protected mode. EM, TS, CD and NW clear.
-const CR0: u32 = 1 << 31 | 1 << 16 | 1 << 5 | 1 << 4 | 1 << 1 | 1;
+pub(crate) const CR0: u32 = 1 << 31 | 1 << 16 | 1 << 5 | 1 << 4 | 1 << 1 | 1;
 /// CR4: physical address extension, FXSAVE, SSE exceptions.
-const CR4: u32 = 1 << 5 | 1 << 9 | 1 << 10;
+pub(crate) const CR4: u32 = 1 << 5 | 1 << 9 | 1 << 10;
 /// EFER: long mode, no-execute pages.
-const EFER: u32 = 1 << 8 | 1 << 11;
+pub(crate) const EFER: u32 = 1 << 8 | 1 << 11;
 /// CPUID 0x80000001 EDX: long mode, pages of 1 GiB.
 const CPU_FEATURES: u32 = 1 << 29 | 1 << 26;
 /// A present, writable page of 1 GiB.
@@ -181,7 +181,7 @@ static BOOT_INFO: Once<BootInfo> = Once::new();
 /// The first Rust code.
 extern "C" fn start(start_info: u64) -> ! {
     logger::start();
-    segments::load();
+    segments::load(0);
     interrupts::load();
     pic::mask_all();
     paging::guard_stacks();

@@ -20,7 +20,8 @@ pub const FIRST_EXTERNAL: u8 = 32;
 
 const VECTORS: usize = 256;
 
-/// The vectors taken since the main loop last looked, one bit each.
+/// The vectors taken since the main loop last looked, one bit each. Another CPU adds its
+/// own, which tell the boot CPU nothing.
 static PENDING: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 
 /// A set of vectors.

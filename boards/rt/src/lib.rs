@@ -2,7 +2,8 @@
 //!
 //! The hypervisor image and the test guest are both built on this: PVH entry and
 //! the way into long mode, the tables the CPU needs, interrupts, serial ports, the
-//! log, and access to physical memory. One CPU; memory is identity mapped.
+//! log, and access to physical memory. Memory is identity mapped. The boot CPU runs the
+//! program; it can start another one to run a function of its own.
 //!
 //! ```text
 //!  boot loader --(PVH, 32-bit, ebx = start_info)--> entry: checks, long mode
@@ -26,6 +27,7 @@ pub mod interrupts;
 pub mod memory_map;
 pub mod pci;
 pub mod physical;
+pub mod processors;
 pub mod serial;
 
 mod exceptions;

@@ -23,16 +23,16 @@ pub(crate) fn rescue() {
     if LOG.0.is_locked() {
         let mut last = Serial::open(Port::Com1);
         last.write_bytes(b"\n(log interrupted)\n");
-        // Nobody returns to the line that was being written: one CPU, and the
-        // caller stops it.
+        // Nobody returns to the line that was being written: the caller stops this
+        // CPU, and then the machine; a line of the other CPU may be mixed in.
         force_unlock();
     }
 }
 
 #[allow(unsafe_code)]
 fn force_unlock() {
-    // SAFETY: the lock's holder never runs again (see `rescue`), so the guard it
-    // holds is never used or dropped.
+    // SAFETY: the lock's holder never runs again (see `rescue`), or is the other CPU,
+    // which at worst finishes its line: what the lock guards is a port.
     unsafe { LOG.0.force_unlock() }
 }
 

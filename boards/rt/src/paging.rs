@@ -5,6 +5,7 @@
 //! as the program runs (below [`MAPPED_BYTES`], and not in a guard page).
 #![allow(unsafe_code)]
 
+use crate::processors::MAX_CPUS;
 use crate::stacks;
 use core::cell::UnsafeCell;
 
@@ -60,18 +61,21 @@ static LEVEL2: Table = Table::empty();
 /// Level 1 for the 2 MiB that the stacks are in.
 static LEVEL1: Table = Table::empty();
 
-/// Takes the guard page below each stack out of the map. Called once, early.
+/// Takes the guard page below each stack out of the map. Called once, before another
+/// CPU uses the map.
 pub(crate) fn guard_stacks() {
-    let stacks_start = stacks::address(0);
+    let stacks_start = stacks::address(0, 0);
     let index = |shift: u32| (stacks_start >> shift & 511) as usize;
     let giant = stacks_start & !((1 << 30) - 1);
     let large = stacks_start & !((1 << 21) - 1);
 
     // From the bottom up, so that the map is whole at every moment.
     LEVEL1.fill(|i| (large + (i << 12)) | PRESENT_WRITABLE);
-    for stack in stacks::ALL {
-        let guard = stacks::address(stack.guard);
-        LEVEL1.set((guard >> 12 & 511) as usize, 0);
+    for cpu in 0..MAX_CPUS {
+        for stack in stacks::ALL {
+            let guard = stacks::address(cpu, stack.guard);
+            LEVEL1.set((guard >> 12 & 511) as usize, 0);
+        }
     }
     LEVEL2.fill(|i| (giant + (i << 21)) | PRESENT_WRITABLE | LARGE);
     LEVEL2.set(index(21), LEVEL1.address() | PRESENT_WRITABLE);

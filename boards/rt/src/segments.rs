@@ -2,6 +2,7 @@
 //! that interrupts switch to.
 #![allow(unsafe_code)]
 
+use crate::processors::MAX_CPUS;
 use crate::stacks;
 use spin::Once;
 use x86_64::VirtAddr;
@@ -26,12 +27,13 @@ pub(crate) enum StackSlot {
     MachineCheck,
 }
 
-static TSS: Once<TaskStateSegment> = Once::new();
-static GDT: Once<GlobalDescriptorTable> = Once::new();
+static TSS: [Once<TaskStateSegment>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
+static GDT: [Once<GlobalDescriptorTable>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
 
-/// Loads the segment registers and the task register.
-pub(crate) fn load() {
-    let tss = TSS.call_once(|| {
+/// Loads the segment registers and the task register of this CPU, whose number is
+/// `cpu`: below [`MAX_CPUS`], 0 for the boot CPU.
+pub(crate) fn load(cpu: usize) {
+    let tss = TSS[cpu].call_once(|| {
         let mut tss = TaskStateSegment::new();
         for (slot, stack) in [
             (StackSlot::Interrupt, stacks::INTERRUPT),
@@ -41,7 +43,7 @@ pub(crate) fn load() {
             (StackSlot::MachineCheck, stacks::MACHINE_CHECK),
         ] {
             tss.interrupt_stack_table[slot as usize - 1] =
-                VirtAddr::new(stacks::address(stack.top));
+                VirtAddr::new(stacks::address(cpu, stack.top));
         }
         tss
     });
@@ -49,7 +51,7 @@ pub(crate) fn load() {
     let code = gdt.append(Descriptor::kernel_code_segment());
     let data = gdt.append(Descriptor::kernel_data_segment());
     let task = gdt.append(Descriptor::tss_segment(tss));
-    GDT.call_once(|| gdt).load();
+    GDT[cpu].call_once(|| gdt).load();
     // SAFETY: the table just loaded has these descriptors at these selectors, of
     // the kind each register needs, and lives as long as the program.
     unsafe {

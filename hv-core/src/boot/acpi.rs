@@ -8,7 +8,8 @@
 use super::{BootError, aml};
 use crate::Gpa;
 use crate::memory::{GuestMemory, PhysMemory};
-use crate::platform::{PM_TIMER_PORT, ioapic};
+use crate::platform::processors::MAX_CPUS;
+use crate::platform::{PM_TIMER_PORT, apic, ioapic};
 use heapless::Vec;
 
 /// The most tables the image can add.
@@ -17,19 +18,31 @@ const MAX_EXTRA: usize = 6;
 const HEADER: usize = 36;
 /// Bytes of the longest table that is made here.
 const MAX_TABLE: usize = 320;
+/// Bytes of the longest MADT behind its header.
+const MAX_MADT: usize = 8 + 8 * MAX_CPUS + 12;
 /// Bytes of the FADT behind its header.
 const FADT_BODY: usize = 276 - HEADER;
 
-/// The local APIC's address; one enabled local APIC with id 0 (type 0); and one
-/// I/O APIC with id 0 (type 1), whose interrupts start at 0.
-fn madt_body() -> [u8; 28] {
-    let mut body = [
-        0x00, 0x00, 0xe0, 0xfe, 0, 0, 0, 0, // FEE0_0000h, no 8259s
-        0, 8, 0, 0, 1, 0, 0, 0, // type, length, processor, id, enabled
-        1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // type, length, id, address, first
-    ];
-    body[20..24].copy_from_slice(&(ioapic::WINDOW as u32).to_le_bytes());
-    body
+/// The local APICs' address; an enabled local APIC for each CPU, whose id is its
+/// number (type 0); and one I/O APIC with id 0 (type 1), whose interrupts start at 0.
+fn madt_body(cpus: usize) -> Result<Vec<u8, MAX_MADT>, BootError> {
+    let mut body = Vec::new();
+    let mut put = |bytes: &[u8]| {
+        body.extend_from_slice(bytes)
+            .map_err(|_| BootError::AcpiTables)
+    };
+    put(&(apic::WINDOW as u32).to_le_bytes())?;
+    // No 8259s.
+    put(&[0; 4])?;
+    for id in 0..cpus as u8 {
+        // Type, length, processor, id, enabled.
+        put(&[0, 8, id, id, 1, 0, 0, 0])?;
+    }
+    // Type, length, id, reserved, address, first interrupt.
+    put(&[1, 12, 0, 0])?;
+    put(&(ioapic::WINDOW as u32).to_le_bytes())?;
+    put(&[0; 4])?;
+    Ok(body)
 }
 
 fn fadt_body(dsdt: Gpa) -> [u8; FADT_BODY] {
@@ -56,11 +69,12 @@ fn fadt_body(dsdt: Gpa) -> [u8; FADT_BODY] {
     body
 }
 
-/// Writes the tables to `start..end` and returns the address of the RSDP.
+/// Writes the tables of a guest with `cpus` CPUs to `start..end` and returns the address of the RSDP.
 pub(super) fn write<M: PhysMemory>(
     memory: &GuestMemory<'_, M>,
     start: Gpa,
     end: Gpa,
+    cpus: usize,
     extra: &[&[u8]],
 ) -> Result<Gpa, BootError> {
     let mut next = start;
@@ -78,7 +92,7 @@ pub(super) fn write<M: PhysMemory>(
     let rsdp_at = place(&[0; 36])?;
     let dsdt = place(&table(*b"DSDT", 2, &aml::definition_block()?)?)?;
     let fadt = table(*b"FACP", 6, &fadt_body(dsdt))?;
-    let madt = table(*b"APIC", 5, &madt_body())?;
+    let madt = table(*b"APIC", 5, &madt_body(cpus)?)?;
     let mut pointers = Vec::<u8, { 8 * (MAX_EXTRA + 2) }>::new();
     let own = [fadt.as_slice(), madt.as_slice()];
     for bytes in own.into_iter().chain(extra.iter().copied()) {
@@ -153,8 +167,10 @@ mod tests {
         with_memory(|memory| {
             let (start, end) = (Gpa::new(0xe_0000), Gpa::new(0xf_8000));
             let extra = table(*b"DMAR", 1, &[7; 12]).unwrap();
-            let rsdp: [u8; 36] =
-                bytes_at(memory, write(memory, start, end, &[&extra]).unwrap().raw());
+            let rsdp: [u8; 36] = bytes_at(
+                memory,
+                write(memory, start, end, 2, &[&extra]).unwrap().raw(),
+            );
             assert_eq!(checksum(&rsdp[..20]), 0);
             assert_eq!(checksum(&rsdp), 0);
             let xsdt_at = u64::from_le_bytes(rsdp[24..32].try_into().unwrap());
@@ -166,7 +182,7 @@ mod tests {
             assert_eq!((&fadt[..4], checksum(&fadt)), (&b"FACP"[..], 0));
             let dsdt_at = u64::from_le_bytes(fadt[140..148].try_into().unwrap());
             assert_eq!(&bytes_at::<4>(memory, dsdt_at), b"DSDT");
-            let madt: [u8; HEADER + 28] = bytes_at(memory, pointer(HEADER + 8));
+            let madt: [u8; HEADER + 36] = bytes_at(memory, pointer(HEADER + 8));
             assert_eq!((&madt[..4], checksum(&madt)), (&b"APIC"[..], 0));
             let dmar: [u8; 4] = bytes_at(memory, pointer(HEADER + 16));
             assert_eq!(&dmar, b"DMAR");
@@ -178,8 +194,8 @@ mod tests {
         with_memory(|memory| {
             let (start, end) = (Gpa::new(0xe_0000), Gpa::new(0xf_8000));
             let table: &[u8] = &[0; 36];
-            assert!(write(memory, start, end, &[table; MAX_EXTRA]).is_ok());
-            let refused = write(memory, start, end, &[table; MAX_EXTRA + 1]);
+            assert!(write(memory, start, end, 1, &[table; MAX_EXTRA]).is_ok());
+            let refused = write(memory, start, end, 1, &[table; MAX_EXTRA + 1]);
             assert_eq!(refused, Err(BootError::AcpiTables));
         });
     }

@@ -138,6 +138,8 @@ pub struct Payload<'a> {
     pub initramfs: &'a [u8],
     /// The command line.
     pub command_line: &'a str,
+    /// How many CPUs the guest is told of.
+    pub cpus: usize,
 }
 
 /// Loads the payload into the guest's memory together with the description of its
@@ -155,7 +157,13 @@ pub fn load<M: PhysMemory>(
     if payload.command_line.len() > MAX_COMMAND_LINE {
         return Err(BootError::CommandLine(payload.command_line.len()));
     }
-    let rsdp = acpi::write(memory, Gpa::new(ACPI), Gpa::new(START_INFO), tables)?;
+    let rsdp = acpi::write(
+        memory,
+        Gpa::new(ACPI),
+        Gpa::new(START_INFO),
+        payload.cpus,
+        tables,
+    )?;
     let layout = Layout {
         end,
         rsdp: rsdp.raw(),
@@ -166,6 +174,7 @@ pub fn load<M: PhysMemory>(
         image,
         initramfs,
         command_line,
+        ..
     } = *payload;
     if linux::is_kernel(image) {
         return Ok(linux::load(
@@ -260,6 +269,7 @@ mod tests {
             image,
             initramfs: &[],
             command_line,
+            cpus: 1,
         }
     }
 

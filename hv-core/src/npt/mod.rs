@@ -19,23 +19,25 @@
 //!   again. The copy may or may not have it, or have half of it; the next harvest
 //!   marks the frame again either way. The last harvest is made with the guest
 //!   stopped for good, so there is no next write.
-//! * Between the two there is no write, because the guest does not run before the
-//!   flush: [`NestedTables::take_flush_request`] is asked before every entry by
-//!   the one function that enters guests, [`crate::vm::Vm::run`].
+//! * Between the two there is no write, because no CPU runs the guest before its
+//!   flush: that is what [`Stopped`] proves.
 //!
 //! Large leaves are split when tracking starts, because one D bit for 2 MiB would
 //! make 512 pages dirty for one byte written.
 
 mod entry;
+mod shootdown;
 #[cfg(test)]
 mod tests;
 mod walk;
+
+pub use shootdown::{GuestTlb, Stopped};
 
 use crate::dirty::{DirtyLog, DirtySource};
 use crate::memory::{FramePool, PhysMemory, Slot};
 use crate::sabotage::{Sabotage, is_active};
 use crate::{Gfn, Gpa, Hpa, PAGE_SHIFT, PAGE_SIZE};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 use entry::{Entry, take_dirty};
 use walk::{Leaf, fill, for_each_directory, for_each_leaf, index, is_large_memory, leaves};
 
@@ -82,7 +84,8 @@ pub struct NestedTables<'m, M> {
     pool: FramePool,
     root: Hpa,
     tracking: bool,
-    flush_requested: AtomicBool,
+    /// How often an entry was downgraded: the number that flushes follow.
+    downgrades: u64,
 }
 
 impl<'m, M: PhysMemory> NestedTables<'m, M> {
@@ -99,7 +102,8 @@ impl<'m, M: PhysMemory> NestedTables<'m, M> {
             pool,
             root,
             tracking: false,
-            flush_requested: AtomicBool::new(true),
+            // A CPU may hold anything of who used its identifier before.
+            downgrades: 1,
         })
     }
 
@@ -108,11 +112,10 @@ impl<'m, M: PhysMemory> NestedTables<'m, M> {
         self.root
     }
 
-    /// Whether the guest TLB must be flushed before the guest runs again; the
-    /// caller has taken on to do so.
+    /// A CPU is about to enter the guest. Says whether it must flush with that entry.
     #[must_use = "the guest must not run before its TLB is flushed"]
-    pub fn take_flush_request(&self) -> bool {
-        self.flush_requested.swap(false, Ordering::AcqRel)
+    pub fn enter(&self, tlb: &mut GuestTlb) -> bool {
+        tlb.enter(self.downgrades)
     }
 
     /// Maps a slot of guest memory, readable, writable and executable, with 2 MiB
@@ -139,9 +142,9 @@ impl<'m, M: PhysMemory> NestedTables<'m, M> {
     }
 
     /// Starts tracking writes of guest CPUs: splits every 2 MiB leaf of guest
-    /// memory, clears every D bit and requests a flush. The frames that takes are
+    /// memory, clears every D bit and has every CPU flush. The frames that takes are
     /// counted first; without them nothing changes. Doing it twice is harmless.
-    pub fn start_tracking(&mut self) -> Result<(), NptError> {
+    pub fn start_tracking(&mut self, _: &Stopped<'_>) -> Result<(), NptError> {
         let needed = self.large_leaves();
         let available = self.pool.available();
         if needed > available {
@@ -165,15 +168,14 @@ impl<'m, M: PhysMemory> NestedTables<'m, M> {
             take_dirty(slot);
         });
         self.tracking = true;
-        self.request_flush();
+        self.note_downgrade();
         Ok(())
     }
 
     /// Marks in `log` every frame a guest CPU wrote since the last harvest (or
-    /// since tracking started), and returns how many there were. The guest is
-    /// stopped; the TLB flush that must come before it runs again is requested
-    /// here and done by the next entry.
-    pub fn harvest(&self, log: &DirtyLog<'_>) -> u64 {
+    /// since tracking started), and returns how many there were. Every CPU flushes
+    /// before it enters again.
+    pub fn harvest(&mut self, log: &DirtyLog<'_>, _: &Stopped<'_>) -> u64 {
         if is_active(Sabotage::CpuDirty) {
             return 0;
         }
@@ -189,15 +191,15 @@ impl<'m, M: PhysMemory> NestedTables<'m, M> {
             found += frames;
         });
         if found > 0 {
-            self.request_flush();
+            self.note_downgrade();
         }
         found
     }
 
     /// Ends tracking: every 2 MiB leaf that was split is one again, and its table
-    /// goes back to the pool. The flush is requested before any frame can be used
-    /// for something else, because the guest does not run until then.
-    pub fn stop_tracking(&mut self) {
+    /// goes back to the pool. No CPU uses it any more, and none that holds an entry of
+    /// it enters before it flushed.
+    pub fn stop_tracking(&mut self, _: &Stopped<'_>) {
         let Self { mem, pool, .. } = self;
         for_each_directory(*mem, self.root, |_, directory| {
             for slot in directory.words() {
@@ -213,11 +215,11 @@ impl<'m, M: PhysMemory> NestedTables<'m, M> {
             }
         });
         self.tracking = false;
-        self.request_flush();
+        self.note_downgrade();
     }
 
-    fn request_flush(&self) {
-        self.flush_requested.store(true, Ordering::Release);
+    fn note_downgrade(&mut self) {
+        self.downgrades += 1;
     }
 
     fn map(&mut self, gpa: Gpa, hpa: Hpa, bytes: u64, backing: Backing) -> Result<(), NptError> {
@@ -250,7 +252,7 @@ impl<'m, M: PhysMemory> NestedTables<'m, M> {
                 entry.store(slot);
             }
         }
-        self.request_flush();
+        self.note_downgrade();
         Ok(())
     }
 

@@ -125,20 +125,28 @@ fn tracking_finds_exactly_the_pages_written() {
         .map_device(Gpa::new(0xe000_0000), Hpa::new(0xfeb0_0000), 0x3000)
         .unwrap();
     write(&tables, 0x5000);
-    tables.start_tracking().unwrap();
+    tables.start_tracking(&nobody()).unwrap();
     with_log(|log| {
-        assert_eq!(tables.harvest(log), 0, "writes before the start are copied");
+        assert_eq!(
+            tables.harvest(log, &nobody()),
+            0,
+            "writes before the start are copied"
+        );
         for gpa in [0x0, 0x20_3000, 0x40_2000, 0xe000_0000] {
             write(&tables, gpa);
         }
-        assert_eq!(tables.harvest(log), 3);
+        assert_eq!(tables.harvest(log, &nobody()), 3);
         assert_eq!(log.count(), 3);
         for gfn in [0, 0x203, 0x402] {
             assert!(log.is_marked(Gfn::new(gfn)));
         }
-        assert_eq!(tables.harvest(log), 0, "a harvest clears what it found");
+        assert_eq!(
+            tables.harvest(log, &nobody()),
+            0,
+            "a harvest clears what it found"
+        );
         write(&tables, 0x20_3000);
-        assert_eq!(tables.harvest(log), 1);
+        assert_eq!(tables.harvest(log, &nobody()), 1);
     });
 }
 
@@ -147,15 +155,23 @@ fn every_harvest_that_found_something_requests_a_flush() {
     let arena = arena();
     let mut tables = tables(&arena, 32);
     tables.map_ram(&MEMORY).unwrap();
-    tables.start_tracking().unwrap();
-    assert!(tables.take_flush_request());
+    tables.start_tracking(&nobody()).unwrap();
+    let mut tlbs = [GuestTlb::unknown(); 2];
+    let mut flushes = |tables: &NestedTables<'_, Arena>| {
+        tlbs.each_mut().map(|tlb| {
+            let flush = tables.enter(tlb);
+            tlb.leave(flush);
+            flush
+        })
+    };
+    assert_eq!(flushes(&tables), [true; 2]);
     with_log(|log| {
-        tables.harvest(log);
-        assert!(!tables.take_flush_request(), "nothing was cleared");
+        tables.harvest(log, &nobody());
+        assert_eq!(flushes(&tables), [false; 2], "nothing was cleared");
         write(&tables, 0x1000);
-        tables.harvest(log);
-        assert!(tables.take_flush_request());
-        assert!(!tables.take_flush_request());
+        tables.harvest(log, &nobody());
+        assert_eq!(flushes(&tables), [true; 2]);
+        assert_eq!(flushes(&tables), [false; 2]);
     });
 }
 
@@ -165,16 +181,18 @@ fn stopping_restores_large_leaves_and_returns_their_tables() {
     let mut tables = tables(&arena, 32);
     tables.map_ram(&MEMORY).unwrap();
     let (frames, first) = (tables.pool.available(), entry_of(&tables, 0));
-    tables.start_tracking().unwrap();
+    tables.start_tracking(&nobody()).unwrap();
     assert_eq!(tables.pool.available(), frames - 2);
     assert!(!entry_of(&tables, 0x1000).is_large());
     assert_eq!(
         tables.map_device(Gpa::new(1 << 40), Hpa::new(0x1000), 0x1000),
         Err(NptError::Tracking)
     );
-    let _ = tables.take_flush_request();
-    tables.stop_tracking();
-    assert!(tables.take_flush_request());
+    let mut tlb = GuestTlb::unknown();
+    let flush = tables.enter(&mut tlb);
+    tlb.leave(flush);
+    tables.stop_tracking(&nobody());
+    assert!(tables.enter(&mut tlb));
     assert_eq!(tables.pool.available(), frames);
     assert_eq!(entry_of(&tables, 0), first);
     assert!(!entry_of(&tables, 0x40_0000).is_large());
@@ -192,7 +210,91 @@ fn tracking_without_enough_frames_changes_nothing() {
         needed: 2,
         available: 1,
     };
-    assert_eq!(tables.start_tracking(), Err(refused));
+    assert_eq!(tables.start_tracking(&nobody()), Err(refused));
     assert!(entry_of(&tables, 0).is_large());
     assert!(entry_of(&tables, 0x20_0000).is_large());
+}
+
+/// The proof for a guest that never ran.
+fn nobody() -> Stopped<'static> {
+    Stopped::all([])
+}
+
+#[test]
+#[should_panic(expected = "CPU 1 is in the guest")]
+fn there_is_no_proof_while_a_cpu_is_in_the_guest() {
+    let mut tlbs = [GuestTlb::unknown(); 2];
+    let _ = tlbs[1].enter(1);
+    let _ = Stopped::all(&tlbs);
+}
+
+#[test]
+#[should_panic(expected = "CPU 1 entered after downgrade 2 and flushed last after 1")]
+fn there_is_no_proof_after_an_entry_without_the_flush_that_was_due() {
+    let mut tlbs = [GuestTlb::unknown(); 2];
+    for (downgrades, second_flushes) in [(1, true), (2, false)] {
+        let [first, second] = &mut tlbs;
+        let flush = first.enter(downgrades);
+        first.leave(flush);
+        assert!(second.enter(downgrades));
+        second.leave(second_flushes);
+    }
+    let _ = Stopped::all(&tlbs);
+}
+
+/// A CPU with a TLB that keeps all it may: "D is set" until a flush.
+#[derive(Default)]
+struct CachingCpu {
+    known_dirty: std::collections::BTreeSet<u64>,
+}
+
+impl CachingCpu {
+    fn write(&mut self, tables: &NestedTables<'_, Arena>, gpa: u64) {
+        if self.known_dirty.insert(gpa) {
+            write(tables, gpa);
+        }
+    }
+}
+
+/// Two caching CPUs write, in turns, between harvests. Returns the writes that no
+/// harvest after them found.
+fn writes_lost(turns: &[(usize, u64)], second_flushes: bool) -> usize {
+    let arena = arena();
+    let mut tables = tables(&arena, 32);
+    tables.map_ram(&MEMORY).unwrap();
+    tables.start_tracking(&nobody()).unwrap();
+    let mut cpus = [CachingCpu::default(), CachingCpu::default()];
+    let mut tlbs = [GuestTlb::unknown(); 2];
+    let mut lost = 0;
+    with_log(|log| {
+        for (cpu, page) in turns {
+            let gpa = page * PAGE_SIZE;
+            let flush = tables.enter(&mut tlbs[*cpu]);
+            if flush && (*cpu == 0 || second_flushes) {
+                cpus[*cpu].known_dirty.clear();
+            }
+            cpus[*cpu].write(&tables, gpa);
+            tlbs[*cpu].leave(flush);
+            log.start();
+            tables.harvest(log, &Stopped::all(&tlbs));
+            lost += usize::from(!log.is_marked(Gfn::containing(Gpa::new(gpa))));
+        }
+    });
+    lost
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_write_of_either_cpu_is_lost(
+        turns in proptest::collection::vec((0..2usize, 0..4u64), 1..64)
+    ) {
+        assert_eq!(writes_lost(&turns, true), 0);
+    }
+}
+
+#[test]
+fn writes_are_lost_if_the_second_cpu_does_not_flush() {
+    let turns = [(0, 0), (1, 1), (0, 1), (1, 1)];
+    assert_eq!(writes_lost(&turns, true), 0);
+    assert_eq!(writes_lost(&turns, false), 1);
 }

@@ -22,6 +22,18 @@ const HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1 ECX: x2APIC. Ours, whatever the host has.
 const X2APIC: u32 = 1 << 21;
 
+/// Leaf 1 EDX: there may be more than one CPU in this package.
+const HTT: u32 = 1 << 28;
+
+/// Which of how many CPUs asks. All are cores of one package.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Topology {
+    /// The CPU's number, which is its APIC's id.
+    pub id: u32,
+    /// How many there are, at least 1.
+    pub count: u32,
+}
+
 /// The bits of one leaf that are passed through.
 struct Offer {
     leaf: u32,
@@ -77,8 +89,8 @@ const OFFERS: [Offer; 9] = [
 ];
 
 /// Carries out CPUID for the guest.
-pub fn execute(state: &mut VcpuState, host: HostCpuid) {
-    let result = answer(state.gpr32(RAX), state.gpr32(RCX), host);
+pub fn execute(state: &mut VcpuState, topology: Topology, host: HostCpuid) {
+    let result = answer(state.gpr32(RAX), state.gpr32(RCX), topology, host);
     state.gpr[RAX] = u64::from(result.eax);
     state.gpr[RBX] = u64::from(result.ebx);
     state.gpr[RCX] = u64::from(result.ecx);
@@ -86,7 +98,7 @@ pub fn execute(state: &mut VcpuState, host: HostCpuid) {
 }
 
 /// What a guest reads from a leaf. Leaves not listed read as zero.
-pub fn answer(leaf: u32, subleaf: u32, host: HostCpuid) -> CpuIdResult {
+pub fn answer(leaf: u32, subleaf: u32, topology: Topology, host: HostCpuid) -> CpuIdResult {
     let zero = CpuIdResult {
         eax: 0,
         ebx: 0,
@@ -114,20 +126,48 @@ pub fn answer(leaf: u32, subleaf: u32, host: HostCpuid) -> CpuIdResult {
             .find(|offer| offer.leaf == leaf)
             .map_or(zero, |offer| {
                 let host = host(leaf, subleaf);
-                let ours = if leaf == 1 { HYPERVISOR | X2APIC } else { 0 };
+                let ours = own_bits(leaf, topology);
                 CpuIdResult {
-                    eax: host.eax & offer.eax,
-                    ebx: host.ebx & offer.ebx,
-                    ecx: host.ecx & offer.ecx | ours,
-                    edx: host.edx & offer.edx,
+                    eax: host.eax & offer.eax | ours.eax,
+                    ebx: host.ebx & offer.ebx | ours.ebx,
+                    ecx: host.ecx & offer.ecx | ours.ecx,
+                    edx: host.edx & offer.edx | ours.edx,
                 }
             }),
+    }
+}
+
+/// What a leaf says of this hypervisor and its guest, whatever the host is: AMD64
+/// Architecture Programmer's Manual volume 3, appendix E.3.2 and E.4.7.
+fn own_bits(leaf: u32, topology: Topology) -> CpuIdResult {
+    let Topology { id, count } = topology;
+    let is_several = count > 1;
+    let (ebx, ecx, edx) = match leaf {
+        1 => (
+            id << 24 | if is_several { count << 16 } else { 0 },
+            HYPERVISOR | X2APIC,
+            if is_several { HTT } else { 0 },
+        ),
+        // NC, the cores less one, and the bits of an APIC id that number cores.
+        0x8000_0008 if is_several => {
+            let id_bits = u32::BITS - (count - 1).leading_zeros();
+            (0, id_bits << 12 | (count - 1), 0)
+        }
+        _ => (0, 0, 0),
+    };
+    CpuIdResult {
+        eax: 0,
+        ebx,
+        ecx,
+        edx,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ONE: Topology = Topology { id: 0, count: 1 };
 
     /// A host that has everything.
     fn all(_: u32, _: u32) -> CpuIdResult {
@@ -141,7 +181,7 @@ mod tests {
 
     #[test]
     fn what_the_guest_cannot_have_is_hidden_even_if_the_host_has_it() {
-        let one = answer(1, 0, all);
+        let one = answer(1, 0, ONE, all);
         for hidden in [3, 5, 17, 24, 26, 27, 28] {
             assert_eq!(one.ecx & 1 << hidden, 0, "leaf 1 ECX {hidden}");
         }
@@ -149,20 +189,33 @@ mod tests {
             assert_eq!(one.edx & 1 << hidden, 0, "leaf 1 EDX {hidden}");
         }
         assert_eq!(one.ebx >> 24, 0, "the APIC id is 0");
-        let extended = answer(0x8000_0001, 0, all);
+        let extended = answer(0x8000_0001, 0, ONE, all);
         assert_eq!(extended.ecx & 1 << 2, 0, "SVM");
         assert_eq!(extended.edx & 1 << 27, 0, "RDTSCP");
         assert_ne!(extended.edx & 1 << 29, 0, "long mode");
         assert_ne!(extended.edx & 1 << 20, 0, "NX");
         for leaf in [0xd, 0x14, 0x8000_000a, 0x8000_001f, 0x4000_0001] {
-            let result = answer(leaf, 0, all);
+            let result = answer(leaf, 0, ONE, all);
             assert_eq!([result.eax, result.ebx, result.ecx, result.edx], [0; 4]);
         }
     }
 
     #[test]
     fn the_guest_is_told_that_it_runs_under_this_hypervisor() {
-        assert_ne!(answer(1, 0, all).ecx & HYPERVISOR, 0);
-        assert_eq!(answer(SIGNATURE_LEAF, 0, all).ebx.to_le_bytes(), *b"Stra");
+        assert_ne!(answer(1, 0, ONE, all).ecx & HYPERVISOR, 0);
+        assert_eq!(
+            answer(SIGNATURE_LEAF, 0, ONE, all).ebx.to_le_bytes(),
+            *b"Stra"
+        );
+    }
+
+    #[test]
+    fn each_cpu_reads_its_own_id_and_how_many_there_are() {
+        let second = Topology { id: 1, count: 2 };
+        let one = answer(1, 0, second, all);
+        assert_eq!(one.ebx >> 16, 1 << 8 | 2);
+        assert_ne!(one.edx & HTT, 0);
+        assert_eq!(answer(0x8000_0008, 0, second, all).ecx, 1 << 12 | 1);
+        assert_eq!(answer(0x8000_0008, 0, ONE, all).ecx, 0);
     }
 }

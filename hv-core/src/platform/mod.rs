@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | CPUID | the host's features through a list of those offered ([`cpuid`]) |
 //! | MSRs | a table; anything else is #GP ([`msr`]) |
-//! | FEE0_0000h, MSRs 800h to 8FFh | a local APIC with its timer ([`apic`]) |
+//! | FEE0_0000h, MSRs 800h to 8FFh | a local APIC with its timer for each CPU ([`apic`], [`processors`]) |
 //! | FEC0_0000h | an I/O APIC ([`ioapic`]) |
 //! | ports 40h to 43h, 61h | an 8254 to measure with ([`pit`]) |
 //! | ports 3F8h to 3FFh | a 16550, at input 4 of the I/O APIC ([`uart`]) |
@@ -18,23 +18,24 @@
 //! dropped, as on a real machine. All clocks follow one time line ([`time`]).
 
 pub mod apic;
-mod apic_timer;
 pub mod cpuid;
 pub mod ioapic;
 pub mod msr;
 pub mod pci;
 pub mod pit;
+pub mod processors;
 pub mod time;
 pub mod uart;
 
 use crate::Gpa;
 use crate::vcpu::IoAccess;
-use apic::Apic;
+use apic::{Message, Msi};
 use cpuid::HostCpuid;
 use ioapic::IoApic;
 use msr::Refused;
 use pci::PciBus;
 use pit::Pit;
+use processors::Processors;
 use time::{Time, Timeline};
 use uart::Uart;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -62,8 +63,8 @@ pub enum IoEffect {
 
 /// The devices of one guest.
 pub struct Platform {
-    /// The local APIC.
-    pub apic: Apic,
+    /// What each CPU has of it.
+    pub cpus: Processors,
     /// The I/O APIC.
     ioapic: IoApic,
     /// The interval timer.
@@ -78,12 +79,11 @@ pub struct Platform {
     pub host_cpuid: HostCpuid,
 }
 
-/// The state of all devices. The layout is fixed: these bytes migrate.
+/// The state of all devices but those of the CPUs. The layout is fixed: these bytes
+/// migrate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct PlatformState {
-    /// The local APIC.
-    pub apic: apic::ApicState,
     /// The I/O APIC.
     pub ioapic: ioapic::IoApicState,
     /// The interval timer.
@@ -99,8 +99,8 @@ pub struct PlatformState {
 /// Why device state from outside is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PlatformError {
-    /// The local APIC cannot be in that state.
-    #[error("the local APIC's state is not one it can have")]
+    /// The local APIC, or what belongs to it, cannot be in that state.
+    #[error("the local APIC's state is not one that this CPU's can have")]
     Apic,
     /// The I/O APIC cannot be in that state.
     #[error("the I/O APIC's state is not one it can have")]
@@ -120,11 +120,11 @@ pub enum PlatformError {
 }
 
 impl Platform {
-    /// A platform after reset with the PCI functions of `pci`, for a CPU whose time
-    /// stamp counter makes `tsc_hz` counts a second.
-    pub fn new(host_cpuid: HostCpuid, pci: PciBus, tsc_hz: u64) -> Self {
+    /// A platform after reset with the PCI functions of `pci`, for `cpus` CPUs whose
+    /// time stamp counters make `tsc_hz` counts a second.
+    pub fn new(host_cpuid: HostCpuid, pci: PciBus, tsc_hz: u64, cpus: usize) -> Self {
         Self {
-            apic: Apic::default(),
+            cpus: Processors::new(cpus),
             ioapic: IoApic::default(),
             pit: Pit::default(),
             uart: Uart::default(),
@@ -186,22 +186,27 @@ impl Platform {
         IoEffect::None
     }
 
-    /// Reads device registers in memory: `None` if there are none.
-    pub fn read_memory(&mut self, gpa: Gpa, now: Time) -> Option<u32> {
-        match self.window(gpa) {
-            Some((Window::Apic, offset)) => Some(self.apic.read_memory(offset, now)),
+    /// Reads device registers in memory for CPU `cpu`: `None` if there are none.
+    pub fn read_memory(&mut self, cpu: usize, gpa: Gpa, now: Time) -> Option<u32> {
+        match self.window(cpu, gpa) {
+            Some((Window::Apic, offset)) => Some(self.cpus.get(cpu).apic.read_memory(offset, now)),
             Some((Window::IoApic, offset)) => Some(self.ioapic.read(offset)),
             None => self.pci.read_memory(gpa),
         }
     }
 
-    /// Writes device registers in memory, if there are any.
-    pub fn write_memory(&mut self, gpa: Gpa, value: u32, now: Time) {
-        match self.window(gpa) {
-            Some((Window::Apic, offset)) => self.apic.write_memory(offset, value, now),
+    /// Writes device registers in memory for CPU `cpu`, if there are any.
+    pub fn write_memory(&mut self, cpu: usize, gpa: Gpa, value: u32, now: Time) {
+        match self.window(cpu, gpa) {
+            Some((Window::Apic, offset)) => {
+                let apic = &mut self.cpus.get(cpu).apic;
+                if let Some(message) = apic.write_memory(offset, value, now) {
+                    self.cpus.send(message, Some(cpu));
+                }
+            }
             Some((Window::IoApic, offset)) => {
                 if let Some(msi) = self.ioapic.write(offset, value) {
-                    self.apic.deliver(msi);
+                    self.deliver(msi);
                 }
             }
             None => {
@@ -215,14 +220,22 @@ impl Platform {
     /// A passthrough device signals one of its vectors: [`PciBus::signal`].
     pub fn signal(&mut self, function: usize, vector: usize) {
         if let Some(msi) = self.pci.signal(function, vector) {
-            self.apic.deliver(msi);
+            self.deliver(msi);
         }
     }
 
     /// Messages that a mask held back and that it holds back no more.
     fn deliver_due(&mut self) {
         while let Some(msi) = self.pci.take_due() {
-            self.apic.deliver(msi);
+            self.deliver(msi);
+        }
+    }
+
+    /// A message signalled interrupt arrives. It is dropped unless it is a fixed or
+    /// lowest-priority interrupt for a CPU that there is.
+    pub fn deliver(&mut self, msi: Msi) {
+        if let Some(message) = Message::from_msi(msi) {
+            self.cpus.send(message, None);
         }
     }
 
@@ -235,21 +248,21 @@ impl Platform {
 
     /// The devices that act by themselves catch up with `now`.
     pub fn advance(&mut self, now: Time) {
-        self.apic.advance(now);
+        self.cpus.iter_mut().for_each(|cpu| cpu.apic.advance(now));
     }
 
     /// The serial port's interrupt reaches the I/O APIC, and from there the CPU.
     fn wire_uart(&mut self) {
         let is_high = self.uart.requests_interrupt();
         if let Some(msi) = self.ioapic.set_input(UART_PIN, is_high) {
-            self.apic.deliver(msi);
+            self.deliver(msi);
         }
     }
 
-    fn window(&self, gpa: Gpa) -> Option<(Window, u64)> {
+    fn window(&mut self, cpu: usize, gpa: Gpa) -> Option<(Window, u64)> {
         let offset = |start: u64| gpa.raw().checked_sub(start).filter(|at| *at < 0x1000);
         let apic = offset(apic::WINDOW)
-            .filter(|_| self.apic.is_in_memory())
+            .filter(|_| self.cpus.get(cpu).apic.is_in_memory())
             .map(|at| (Window::Apic, at));
         apic.or_else(|| offset(ioapic::WINDOW).map(|at| (Window::IoApic, at)))
     }
@@ -257,7 +270,6 @@ impl Platform {
     /// The state of all devices.
     pub fn save(&self) -> PlatformState {
         PlatformState {
-            apic: self.apic.save(),
             ioapic: self.ioapic.save(),
             pit: self.pit.save(),
             pci: self.pci.save(),
@@ -268,7 +280,6 @@ impl Platform {
 
     /// Takes over a state that came from outside. On an error nothing changes.
     pub fn restore(&mut self, state: &PlatformState) -> Result<(), PlatformError> {
-        let apic = Apic::restored(&state.apic).ok_or(PlatformError::Apic)?;
         let ioapic = IoApic::restored(&state.ioapic).ok_or(PlatformError::IoApic)?;
         let pit = Pit::restored(&state.pit).ok_or(PlatformError::Pit)?;
         let timeline = Timeline::restored(&state.timeline).ok_or(PlatformError::Timeline)?;
@@ -276,7 +287,7 @@ impl Platform {
         if !self.pci.restore(&state.pci) {
             return Err(PlatformError::Pci);
         }
-        (self.apic, self.ioapic, self.pit) = (apic, ioapic, pit);
+        (self.ioapic, self.pit) = (ioapic, pit);
         (self.uart, self.timeline) = (uart, timeline);
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! The system call and segment base MSRs never exit (see `svm`'s permission map).
 
-use super::apic::Apic;
+use super::apic::{Apic, Message};
 use super::time::Time;
 use crate::vcpu::{EFER_ALLOWED, EFER_LMA, EFER_LME, VcpuState};
 
@@ -28,6 +28,8 @@ pub enum MsrEffect {
     None,
     /// The guest's time stamp counter goes on from this value.
     SetTsc(u64),
+    /// The APIC sends this.
+    Send(Message),
 }
 
 /// Carries out RDMSR.
@@ -71,7 +73,10 @@ pub fn write(
             state.efer = value & !EFER_LMA | state.efer & EFER_LMA;
         }
         BIOS_SIGN_ID | MISC_ENABLE | SYSCFG | HWCR | NB_CFG => {}
-        0x800..=0x8ff => apic.write_msr(msr, value, now)?,
+        0x800..=0x8ff => {
+            let sent = apic.write_msr(msr, value, now)?;
+            return Ok(sent.map_or(MsrEffect::None, MsrEffect::Send));
+        }
         _ => return Err(Refused),
     }
     Ok(MsrEffect::None)
@@ -85,7 +90,7 @@ mod tests {
 
     #[test]
     fn unknown_msrs_and_illegal_values_are_refused() {
-        let (mut state, mut apic) = (VcpuState::pvh(0, 0), Apic::default());
+        let (mut state, mut apic) = (VcpuState::pvh(0, 0), Apic::new(0));
         assert_eq!(read(&state, &apic, 0xc001_0114, NOW), Err(Refused));
         for (msr, value) in [(0x1234, 0), (PAT, 2), (EFER, 1 << 12)] {
             assert_eq!(write(&mut state, &mut apic, msr, value, NOW), Err(Refused));
@@ -95,7 +100,7 @@ mod tests {
 
     #[test]
     fn long_mode_is_not_switched_while_paging_is_on() {
-        let (mut state, mut apic) = (VcpuState::pvh(0, 0), Apic::default());
+        let (mut state, mut apic) = (VcpuState::pvh(0, 0), Apic::new(0));
         write(&mut state, &mut apic, EFER, EFER_LME, NOW).unwrap();
         assert_eq!(read(&state, &apic, EFER, NOW), Ok(EFER_LME));
         state.cr0 |= 1 << 31;

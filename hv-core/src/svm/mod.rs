@@ -24,7 +24,7 @@ use crate::{Gpa, Hpa, PAGE_SIZE};
 use hw::VmcbFrame;
 use vmcb::{Vmcb, exit_code, intercept1, intercept2, tlb_control, vintr};
 
-/// The frames that [`SvmVcpu::new`] takes: host save area, two VMCBs, the I/O
+/// The frames that [`IdleVcpu::prepare`] takes: host save area, two VMCBs, the I/O
 /// permission map (3) and the MSR permission map (2).
 pub const FRAMES_NEEDED: u64 = 8;
 
@@ -35,20 +35,21 @@ const EVENT_VALID: u64 = 1 << 31;
 /// Error code valid bit of EVENTINJ and EXITINTINFO.
 const EVENT_HAS_CODE: u64 = 1 << 11;
 
-/// A virtual CPU that runs on this physical CPU with SVM.
-pub struct SvmVcpu<'m> {
+/// The structures of a virtual CPU, not yet on a physical one.
+pub struct IdleVcpu<'m> {
     guest: VmcbFrame<'m>,
     /// Where VMSAVE keeps the host's state.
     host: VmcbFrame<'m>,
-    host_fx: Fx,
+    /// Where VMRUN keeps the rest of it.
+    host_save: Hpa,
     saves_next_rip: bool,
-    tsc_offset: u64,
 }
 
-impl<'m> SvmVcpu<'m> {
-    /// Checks support, turns SVM on, and prepares a CPU whose second stage is
-    /// `nested_root`. Needs privilege level 0 and memory identity mapped.
-    pub fn new<M: PhysMemory>(
+impl<'m> IdleVcpu<'m> {
+    /// Checks support, and prepares a CPU whose second stage is `nested_root`. Needs
+    /// privilege level 0 and memory identity mapped. All CPUs of a machine are taken
+    /// to be alike.
+    pub fn prepare<M: PhysMemory>(
         mem: &'m M,
         pool: &mut FramePool,
         nested_root: Hpa,
@@ -62,45 +63,59 @@ impl<'m> SvmVcpu<'m> {
         let msrpm = take_contiguous(mem, pool, permissions::MSR_FRAMES)?;
         permissions::intercept_all(mem, msrpm, permissions::MSR_FRAMES);
         permissions::allow_own_msrs(mem, msrpm);
-        hw::enable(host_save);
         prepare(guest.get(), nested_root, iopm, msrpm);
         Ok(Self {
             guest,
             host,
-            host_fx: Fx::reset(),
+            host_save,
             saves_next_rip: support.saves_next_rip,
-            // The guest's counter starts at 0.
-            tsc_offset: hw::tsc().wrapping_neg(),
         })
     }
+
+    /// Turns SVM on on this physical CPU, which is the one that runs the guest from
+    /// now on. Interrupts are disabled, or no other virtual CPU is on it.
+    pub fn occupy_this_cpu(self) -> SvmVcpu<'m> {
+        hw::enable(self.host_save);
+        SvmVcpu {
+            structures: self,
+            host_fx: Fx::reset(),
+        }
+    }
+}
+
+/// A virtual CPU that runs on this physical CPU with SVM.
+pub struct SvmVcpu<'m> {
+    structures: IdleVcpu<'m>,
+    host_fx: Fx,
 }
 
 impl Vcpu for SvmVcpu<'_> {
     fn run(&mut self, state: &mut VcpuState, entry: Entry) -> Exit {
-        load(self.guest.get(), state, entry);
-        self.guest.get().control.tsc_offset = self.tsc_offset;
-        hw::switch(state, &mut self.host_fx, &mut self.guest, &mut self.host);
-        let vmcb = self.guest.get();
+        let IdleVcpu {
+            guest,
+            host,
+            saves_next_rip,
+            ..
+        } = &mut self.structures;
+        load(guest.get(), state, entry);
+        hw::switch(state, &mut self.host_fx, guest, host);
+        let vmcb = guest.get();
         // VMEXIT_INVALID is -1; some implementations report only 32 bits of it,
         // and overwrite the save area with host state. So nothing is taken over.
         if vmcb.control.exit_code as u32 == u32::MAX {
             return Exit::InvalidState;
         }
         store(vmcb, state);
-        state.tsc = hw::tsc().wrapping_add(self.tsc_offset);
-        let exit = decode(vmcb, self.saves_next_rip);
+        state.tsc = hw::tsc().wrapping_add(entry.tsc_offset);
+        let exit = decode(vmcb, *saves_next_rip);
         if exit == Exit::HostInterrupt {
             hw::take_interrupt();
         }
         exit
     }
 
-    fn tsc(&self) -> u64 {
-        hw::tsc().wrapping_add(self.tsc_offset)
-    }
-
-    fn set_tsc(&mut self, value: u64) {
-        self.tsc_offset = value.wrapping_sub(hw::tsc());
+    fn host_tsc(&self) -> u64 {
+        hw::tsc()
     }
 }
 
@@ -191,6 +206,7 @@ fn load(vmcb: &mut Vmcb, state: &VcpuState, entry: Entry) {
     control.interrupt_shadow = u64::from(state.interrupt_shadow);
     control.event_injection = encode_exception(&state.pending);
     control.clean = 0;
+    control.tsc_offset = entry.tsc_offset;
 
     let save = &mut vmcb.save;
     save.es = state.es;

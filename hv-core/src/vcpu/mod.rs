@@ -29,6 +29,8 @@ pub struct Entry {
     /// Exit with [`Exit::InterruptWindow`] as soon as the guest could take an
     /// external interrupt.
     pub interrupt_window: bool,
+    /// What the guest's time stamp counter is ahead of the host's, modulo 2^64.
+    pub tsc_offset: u64,
 }
 
 /// Why the guest stopped.
@@ -118,9 +120,6 @@ pub trait Vcpu {
     /// handled otherwise, so a guest that exits all the time cannot hide one.
     fn run(&mut self, state: &mut VcpuState, entry: Entry) -> Exit;
 
-    /// The guest's time stamp counter now.
-    fn tsc(&self) -> u64;
-
-    /// Makes the guest's time stamp counter go on from `value`.
-    fn set_tsc(&mut self, value: u64);
+    /// The host's time stamp counter now, the same on all of its CPUs.
+    fn host_tsc(&self) -> u64;
 }

@@ -26,6 +26,21 @@ impl Segment {
     /// The attribute bit D/B.
     pub const DEFAULT_32: u16 = 1 << 10;
 
+    /// The attributes of a data segment in real mode: present, writable, accessed.
+    pub(super) const REAL_MODE_DATA: u16 = 0x93;
+    /// The attributes of the code segment in real mode: present, readable, accessed.
+    pub(super) const REAL_MODE_CODE: u16 = 0x9b;
+
+    /// A segment in real mode: 64 KiB from 16 times the selector on.
+    pub(super) const fn real_mode(selector: u16, attributes: u16) -> Self {
+        Self {
+            selector,
+            attributes,
+            limit: 0xffff,
+            base: (selector as u64) << 4,
+        }
+    }
+
     pub(super) const fn flat(selector: u16, attributes: u16) -> Self {
         Self {
             selector,

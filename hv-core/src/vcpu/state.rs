@@ -93,17 +93,50 @@ pub struct VcpuState {
     pub cpl: u8,
     /// 1 in the shadow of STI or MOV SS: no interrupt before the next instruction.
     pub interrupt_shadow: u8,
-    /// 1 while a HLT waits for an interrupt.
+    /// 1 while a HLT waits for an interrupt, [`WAITS_FOR_STARTUP`](Self::WAITS_FOR_STARTUP)
+    /// after INIT.
     pub halted: u8,
     pub(super) reserved: [u8; 5],
 }
 
 const _: () = assert!(size_of::<VcpuState>() == 1008);
 
+/// CR0.ET, which is always set.
+const CR0_ET: u64 = 1 << 4;
 /// The value of PAT after reset.
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
 impl VcpuState {
+    /// Of [`VcpuState::halted`]: nothing but a start-up interrupt makes it run.
+    pub const WAITS_FOR_STARTUP: u8 = 2;
+
+    /// The state after INIT of a CPU that is not the boot CPU: it waits for a start-up
+    /// (AMD64 APM volume 2, table 14-1 and section 16.5). The counter goes on.
+    pub fn after_init(tsc: u64) -> Self {
+        let data = Segment::real_mode(0, Segment::REAL_MODE_DATA);
+        Self {
+            fx: Fx::reset(),
+            cr0: CR0_ET,
+            efer: 0,
+            es: data,
+            cs: Segment::real_mode(0, Segment::REAL_MODE_CODE),
+            ss: data,
+            ds: data,
+            fs: data,
+            gs: data,
+            tsc,
+            halted: Self::WAITS_FOR_STARTUP,
+            ..Self::pvh(0, 0)
+        }
+    }
+
+    /// A start-up interrupt: real mode at the start of the 4 KiB `page`.
+    pub fn start_at(&mut self, page: u8) {
+        self.cs = Segment::real_mode(u16::from(page) << 8, Segment::REAL_MODE_CODE);
+        self.rip = 0;
+        self.halted = 0;
+    }
+
     /// The state in which a PVH loader starts a guest: 32-bit protected mode with
     /// flat segments, paging off, EBX pointing to the start information. Xen's
     /// `docs/misc/pvh.pandoc`.
@@ -131,7 +164,7 @@ impl VcpuState {
             gpr,
             rip: u64::from(entry),
             rflags: RFLAGS_ONE,
-            cr0: CR0_PE | 1 << 4,
+            cr0: CR0_PE | CR0_ET,
             cr2: 0,
             cr3: 0,
             cr4: 0,
@@ -217,6 +250,17 @@ mod tests {
         state.pending = Pending::exception(14, Some(2));
         state.gpr[15] = 0x1234_5678_9abc_def0;
         assert_eq!(VcpuState::read_from_bytes(state.as_bytes()), Ok(state));
+    }
+
+    #[test]
+    fn a_cpu_starts_in_real_mode_at_its_page() {
+        let mut state = VcpuState::after_init(7);
+        assert_eq!(state.validate(), Ok(()));
+        assert_eq!((state.halted, state.tsc), (VcpuState::WAITS_FOR_STARTUP, 7));
+        state.start_at(0x9a);
+        assert_eq!(state.validate(), Ok(()));
+        assert_eq!((state.cs.selector, state.cs.base), (0x9a00, 0x9_a000));
+        assert_eq!((state.halted, state.rip, state.cr0 & CR0_PE), (0, 0, 0));
     }
 
     #[test]

@@ -44,6 +44,14 @@ pub(super) const RFLAGS_IF: u64 = 1 << 9;
 /// RFLAGS.VM.
 const RFLAGS_VM: u64 = 1 << 17;
 impl VcpuState {
+    /// Takes back what the guest turned on without being offered it, such as
+    /// CR4.OSXSAVE. Writes of CR4 do not exit, because kernels flush their TLBs by them,
+    /// and the hardware refuses only what it has not itself. So it does not last, and
+    /// never gets in the way of a migration.
+    pub(crate) fn withdraw_features(&mut self) {
+        self.cr4 &= CR4_ALLOWED;
+    }
+
     /// Checks everything that hardware would refuse or that would fault in the
     /// hypervisor. Call it on every state that comes from outside.
     pub fn validate(&self) -> Result<(), StateError> {
@@ -77,7 +85,7 @@ impl VcpuState {
         legal(self.pending.is_valid(), "the pending event")?;
         legal(self.cpl < 4, "CPL")?;
         legal(self.interrupt_shadow < 2, "the interrupt shadow")?;
-        legal(self.halted < 2, "the halt state")?;
+        legal(self.halted <= Self::WAITS_FOR_STARTUP, "the halt state")?;
         legal(self.reserved == [0; 5], "the reserved bytes")?;
         let segments = [self.es, self.cs, self.ss, self.ds, self.fs, self.gs];
         let packed = |segment: &Segment| segment.attributes >> 12 == 0;
@@ -107,6 +115,15 @@ impl VcpuState {
 mod tests {
     use super::*;
     use crate::vcpu::Pending;
+
+    #[test]
+    fn a_feature_that_is_not_offered_does_not_last() {
+        let mut state = VcpuState::pvh(0, 0);
+        state.cr4 = CR4_PAE | 1 << 18;
+        assert_eq!(state.validate(), Err(StateError::Illegal("CR4")));
+        state.withdraw_features();
+        assert_eq!((state.cr4, state.validate()), (CR4_PAE, Ok(())));
+    }
 
     #[test]
     fn the_start_state_is_valid() {

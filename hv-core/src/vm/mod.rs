@@ -1,4 +1,4 @@
-//! One guest: its CPU, its second stage and its platform, and what happens at each
+//! One guest: its CPUs, its second stage and its platform, and what happens at each
 //! exit.
 //!
 //! ```text
@@ -10,196 +10,198 @@
 //!        host interrupt, HLT, region of the image: the image acts
 //! ```
 //!
+//! # More than one CPU
+//! CPU 0 enters the guest here, in [`Vm::run`]. Each other CPU is another physical
+//! CPU's, to which the image carries an [`Order`] and from which it carries back how
+//! far the guest came. Between the two the CPU is *away*, and nothing here refers to
+//! it. So there is no lock and nothing to forget: whatever a guest's CPU needs is done
+//! by one physical CPU, one exit at a time, and another one only ever enters and
+//! leaves the guest.
+//!
+//! ```text
+//!   image, CPU 0                                 CPU 1
+//!   order(1)       -- state, entry -->           enter the guest
+//!   run: CPU 0's guest        <--- interrupt --- exit
+//!   returned(1, state, exit) <-- state, exit --  wait for an order
+//! ```
+//!
 //! Nothing a guest does ends in a panic of the hypervisor: an access to nothing
 //! reads all ones, an unknown MSR is #GP, and what cannot go on is
 //! [`Event::Fatal`] for this guest alone.
 
+mod access;
 mod alu;
 mod decode;
+mod execute;
+mod exits;
+mod outside;
+mod saved;
 #[cfg(test)]
 mod tests;
 mod walk;
 
-use crate::Gpa;
+pub use exits::{ExitCounts, Reason};
+pub use outside::{Event, GuestError, MmioDevice, MmioRegion, Outside};
+pub use saved::{CpuState, RestoreError};
+
 use crate::dirty::DirtyLog;
 use crate::memory::{GuestMemory, PhysMemory};
-use crate::npt::{NestedTables, NptError};
+use crate::npt::{GuestTlb, NestedTables, NptError, Stopped};
+use crate::platform::Platform;
 use crate::platform::apic::Msi;
-use crate::platform::msr::{self, MsrEffect};
+use crate::platform::processors::MAX_CPUS;
 use crate::platform::time::Time;
-use crate::platform::{IoEffect, Platform, PlatformError, PlatformState, cpuid};
-use crate::vcpu::gpr::{RAX, RCX};
-use crate::vcpu::{
-    Entry, Exit, Intercepted, IoAccess, NestedFault, Pending, StateError, Vcpu, VcpuState,
-};
-use decode::{MAX_LENGTH, Operation, Place, sign_extend, truncate};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use crate::vcpu::{Entry, Exit, Pending, Vcpu, VcpuState};
+use heapless::Vec;
 
-/// Device registers that the image emulates, such as a vIOMMU.
-pub trait MmioDevice {
-    /// Reads `width` bytes (1, 2, 4 or 8) at `offset`, which need not be aligned.
-    fn read(&mut self, offset: u64, width: u8) -> u64;
-    /// Writes `width` bytes; the upper bytes of `value` are zero.
-    fn write(&mut self, offset: u64, width: u8, value: u64);
+/// One CPU of a guest.
+struct Cpu {
+    state: VcpuState,
+    /// What its time stamp counter is ahead of the host's, modulo 2^64.
+    tsc_offset: u64,
+    tlb: GuestTlb,
+    /// It exits by itself as soon as it can take the interrupt that waits.
+    watches_window: bool,
+    /// It was called back, or woken, and has not been seen since.
+    is_called: bool,
 }
 
-/// Where an [`MmioDevice`] lies.
-pub struct MmioRegion<'a> {
-    /// The first byte. Nothing is mapped there in the second stage.
-    pub gpa: Gpa,
-    /// How many bytes there are.
-    pub bytes: u64,
-    /// Who answers.
-    pub device: &'a mut dyn MmioDevice,
+/// What another physical CPU is to do: enter the guest in this state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The state of the guest's CPU.
+    pub state: VcpuState,
+    /// What the entry is asked to do.
+    pub entry: Entry,
 }
 
-/// What the image lends a guest while it runs.
-pub struct Outside<'a, 'd> {
-    /// Registers that the image emulates.
-    pub mmio: &'a mut [MmioRegion<'d>],
-    /// Takes the bytes that the guest sends over its serial line.
-    pub console: &'a mut dyn FnMut(u8),
-}
-
-/// Why [`Vm::run`] came back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// A host interrupt was taken; its handler has run.
-    Interrupted,
-    /// The guest waits for an interrupt and none is pending. Running it again is
-    /// harmless and comes back with the same event until there is one.
-    Halted,
-    /// The guest touched a region of the image, which may have work to do before
-    /// the guest goes on. The access itself is complete.
-    MmioDone,
-    /// The guest changed the command register or MSI of a function that is passed
-    /// through: see [`crate::platform::pci::PciBus`].
-    PciChanged,
-    /// The guest ended with this status.
-    GuestExit(u32),
-    /// The guest cannot go on.
-    Fatal(GuestError),
-}
-
-/// What a guest did that it cannot go on from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum GuestError {
-    /// A triple fault.
-    #[error("the guest shut down by a triple fault at RIP {rip:#x}")]
-    TripleFault {
-        /// Where, as far as it is known.
-        rip: u64,
-    },
-    /// It fetched instructions, kept page tables, or took an exception on a stack
-    /// where it has no memory.
-    #[error("the guest executes or keeps CPU structures at {gpa}, where it has no memory")]
-    CpuOutsideMemory {
-        /// Where.
-        gpa: Gpa,
-    },
-    /// It accessed device registers with an instruction that is not emulated, or
-    /// not in 64-bit code.
-    #[error("the guest accesses {gpa} with an instruction at RIP {rip:#x} that is not emulated")]
-    Instruction {
-        /// The instruction.
-        rip: u64,
-        /// What it accessed.
-        gpa: Gpa,
-    },
-    /// The hardware refuses the CPU's state.
-    #[error("the hardware refuses the guest's CPU state at RIP {rip:#x}")]
-    InvalidState {
-        /// Where.
-        rip: u64,
-    },
-    /// An exit that was not asked for.
-    #[error("the guest exited with the unexpected code {code:#x} at RIP {rip:#x}")]
-    Unexpected {
-        /// The hardware's code.
-        code: u64,
-        /// Where.
-        rip: u64,
-    },
-}
-
-/// The state of CPU and platform; memory is apart. The layout is fixed: these
-/// bytes migrate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct VmState {
-    /// The CPU.
-    pub vcpu: VcpuState,
-    /// The platform.
-    pub platform: PlatformState,
-    /// Zero.
-    reserved: u64,
-}
-
-/// Why a state from outside is refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// The CPU's part.
-    #[error(transparent)]
-    Vcpu(#[from] StateError),
-    /// The platform's part.
-    #[error(transparent)]
-    Platform(#[from] PlatformError),
+/// How far another physical CPU came with an [`Order`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Return {
+    /// The state of the guest's CPU.
+    pub state: VcpuState,
+    /// The entry that was made.
+    pub entry: Entry,
+    /// Why the guest exited.
+    pub exit: Exit,
 }
 
 /// One guest.
 pub struct Vm<'m, M, V> {
     memory: &'m GuestMemory<'m, M>,
     tables: NestedTables<'m, M>,
+    /// The physical CPU that CPU 0 is on.
     vcpu: V,
-    state: VcpuState,
+    cpus: Vec<Cpu, MAX_CPUS>,
     platform: Platform,
+    exits: ExitCounts,
+    /// The host's time stamp counter when CPU 0 was saved or restored last.
+    moment: u64,
 }
 
 impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
-    /// A guest with `memory`, which `tables` maps, that starts in `state`. `vcpu`
-    /// was made for these tables.
+    /// A guest with `memory`, which `tables` maps, and the CPUs of `platform`. The
+    /// first starts in `state`, on `vcpu`, which was made for these tables; the others
+    /// wait for a start-up.
     pub fn new(
         memory: &'m GuestMemory<'m, M>,
         tables: NestedTables<'m, M>,
         vcpu: V,
         state: VcpuState,
-        platform: Platform,
+        mut platform: Platform,
     ) -> Self {
+        // The guest's counters start at 0.
+        let tsc_offset = vcpu.host_tsc().wrapping_neg();
+        let states = core::iter::once(state).chain(core::iter::repeat(VcpuState::after_init(0)));
+        let cpus = platform.cpus.iter_mut().zip(states).map(|(_, state)| Cpu {
+            state,
+            tsc_offset,
+            tlb: GuestTlb::unknown(),
+            watches_window: false,
+            is_called: false,
+        });
         Self {
             memory,
             tables,
             vcpu,
-            state,
+            cpus: cpus.collect(),
             platform,
+            exits: ExitCounts::default(),
+            moment: 0,
         }
     }
 
-    /// Lets the guest run until something needs the image. Host interrupts are
-    /// disabled on call and on return; each that arrives meanwhile is handled and
-    /// then reported as [`Event::Interrupted`].
+    /// Lets CPU 0 run until something needs the image. Host interrupts are disabled on
+    /// call and on return; each that arrives meanwhile is handled and then reported as
+    /// [`Event::Interrupted`].
     pub fn run(&mut self, outside: &mut Outside<'_, '_>) -> Event {
         loop {
-            self.platform.advance(self.now());
-            let Some(interrupt_window) = self.offer_interrupt() else {
+            let Some(entry) = self.prepare(0) else {
                 return Event::Halted;
             };
-            let entry = Entry {
-                flush_tlb: self.tables.take_flush_request(),
-                interrupt_window,
-            };
-            self.state.cr8 = self.platform.apic.task_priority_class();
-            let exit = self.vcpu.run(&mut self.state, entry);
-            self.platform.apic.set_task_priority_class(self.state.cr8);
-            if let Some(event) = self.handle(exit, outside) {
+            let exit = self.vcpu.run(&mut self.cpus[0].state, entry);
+            self.left(0, entry);
+            if let Some(event) = self.handle(0, exit, outside) {
                 return event;
             }
+            if (1..self.cpus.len()).any(|cpu| self.has_news(cpu)) {
+                return Event::OtherCpu;
+            }
         }
+    }
+
+    /// How many CPUs the guest has. They are numbered from 0 on; a number that there
+    /// is none of is a defect of the caller, and panics below.
+    pub fn cpu_count(&self) -> usize {
+        self.cpus.len()
+    }
+
+    /// What the physical CPU of `cpu`, which is not CPU 0, is to do; `None` while it is
+    /// away, or waits and nothing wakes it. It is away from now on.
+    pub fn order(&mut self, cpu: usize) -> Option<Order> {
+        if self.is_away(cpu) {
+            return None;
+        }
+        let entry = self.prepare(cpu)?;
+        let state = self.cpus[cpu].state;
+        Some(Order { state, entry })
+    }
+
+    /// `cpu` comes back. Does what its guest needs.
+    pub fn returned(
+        &mut self,
+        cpu: usize,
+        back: &Return,
+        outside: &mut Outside<'_, '_>,
+    ) -> Option<Event> {
+        self.recalled(cpu, back);
+        self.handle(cpu, back.exit, outside)
+    }
+
+    /// `cpu` comes back because the guest is to stop, and nothing is done for it: an
+    /// instruction or access that exited is executed again when the guest goes on.
+    pub fn recalled(&mut self, cpu: usize, back: &Return) {
+        self.cpus[cpu].state = back.state;
+        self.left(cpu, back.entry);
+    }
+
+    /// Whether `cpu` is away and must come back, because there is news for it: an
+    /// interrupt, a reset. Says so once until it has come.
+    pub fn must_call(&mut self, cpu: usize) -> bool {
+        let must = self.is_away(cpu) && self.has_news(cpu);
+        self.cpus[cpu].is_called |= must;
+        must
+    }
+
+    /// Whether `cpu` is away.
+    pub fn is_away(&self, cpu: usize) -> bool {
+        self.cpus[cpu].tlb.is_inside()
     }
 
     /// The image delivers an interrupt: one that it routed from a function, or one
     /// of a device it emulates.
     pub fn inject_msi(&mut self, msi: Msi) {
-        self.platform.apic.deliver(msi);
+        self.platform.deliver(msi);
     }
 
     /// The platform, to look at and to receive serial input.
@@ -207,275 +209,123 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
         &mut self.platform
     }
 
-    /// The CPU, as it was left at the last exit.
-    pub fn cpu(&self) -> &VcpuState {
-        &self.state
+    /// How often the guest exited here.
+    pub fn exits(&self) -> &ExitCounts {
+        &self.exits
     }
 
-    /// Starts tracking writes of the CPU: [`NestedTables::start_tracking`].
+    /// Starts tracking writes of the CPUs, none of which is away:
+    /// [`NestedTables::start_tracking`].
     pub fn start_tracking(&mut self) -> Result<(), NptError> {
-        self.tables.start_tracking()
+        let stopped = Stopped::all(self.cpus.iter().map(|cpu| &cpu.tlb));
+        self.tables.start_tracking(&stopped)
     }
 
-    /// Marks in `log` what the CPU wrote: [`NestedTables::harvest`]. The guest's
-    /// TLB is flushed before it runs again. For the last time it is called when
-    /// the guest will not run any more, and nothing more needs to be done.
-    pub fn harvest(&self, log: &DirtyLog<'_>) -> u64 {
-        self.tables.harvest(log)
+    /// Marks in `log` what the CPUs, none of which is away, wrote:
+    /// [`NestedTables::harvest`].
+    pub fn harvest(&mut self, log: &DirtyLog<'_>) -> u64 {
+        let stopped = Stopped::all(self.cpus.iter().map(|cpu| &cpu.tlb));
+        self.tables.harvest(log, &stopped)
     }
 
-    /// Ends tracking: [`NestedTables::stop_tracking`].
+    /// Ends tracking, while no CPU is away: [`NestedTables::stop_tracking`].
     pub fn stop_tracking(&mut self) {
-        self.tables.stop_tracking();
+        let stopped = Stopped::all(self.cpus.iter().map(|cpu| &cpu.tlb));
+        self.tables.stop_tracking(&stopped);
     }
 
-    /// The state of CPU and platform. The guest is stopped between two calls of
-    /// [`Vm::run`], so it is complete.
-    pub fn save(&self) -> VmState {
-        // A guest that waits has not exited for a while.
-        let mut vcpu = self.state;
-        vcpu.tsc = self.vcpu.tsc();
-        VmState {
-            vcpu,
-            platform: self.platform.save(),
-            reserved: 0,
+    /// Whether something came for `cpu`, not CPU 0, that it does not know of.
+    fn has_news(&mut self, cpu: usize) -> bool {
+        let own = &self.cpus[cpu];
+        let processor = self.platform.cpus.get(cpu);
+        let interrupt = !own.watches_window && processor.apic.deliverable().is_some();
+        !own.is_called && (interrupt || processor.has_signals())
+    }
+
+    /// What the next entry of `cpu` is asked to do, or `None` while it waits and
+    /// nothing wakes it. The CPU counts as inside the guest from now on.
+    fn prepare(&mut self, cpu: usize) -> Option<Entry> {
+        let now = self.now();
+        self.platform.advance(now);
+        self.obey_signals(cpu);
+        let interrupt_window = self.offer_interrupt(cpu)?;
+        let class = self.platform.cpus.get(cpu).apic.task_priority_class();
+        let own = &mut self.cpus[cpu];
+        own.is_called = false;
+        own.state.cr8 = class;
+        own.state.withdraw_features();
+        // An interrupt that is given first leaves no room for a window.
+        own.watches_window = interrupt_window && !own.state.pending.is_interrupt();
+        Some(Entry {
+            flush_tlb: self.tables.enter(&mut own.tlb),
+            interrupt_window,
+            tsc_offset: own.tsc_offset,
+        })
+    }
+
+    /// `cpu` has left the guest, which it had entered like this.
+    fn left(&mut self, cpu: usize, entry: Entry) {
+        let own = &mut self.cpus[cpu];
+        (own.is_called, own.watches_window) = (false, false);
+        own.tlb.leave(entry.flush_tlb);
+        let apic = &mut self.platform.cpus.get(cpu).apic;
+        apic.set_task_priority_class(own.state.cr8);
+    }
+
+    /// Does what other CPUs told this one: reset, start.
+    fn obey_signals(&mut self, cpu: usize) {
+        let signals = self.platform.cpus.get(cpu).take_signals();
+        let state = &mut self.cpus[cpu].state;
+        if signals.init {
+            *state = VcpuState::after_init(state.tsc);
         }
-    }
-
-    /// Takes over a state from another machine. It is checked first: on an error
-    /// nothing changes.
-    pub fn restore(&mut self, state: &VmState) -> Result<(), RestoreError> {
-        state.vcpu.validate()?;
-        self.platform.restore(&state.platform)?;
-        self.state = state.vcpu;
-        self.vcpu.set_tsc(state.vcpu.tsc);
-        Ok(())
+        if let Some(page) = signals.start
+            && state.halted == VcpuState::WAITS_FOR_STARTUP
+        {
+            state.start_at(page);
+        }
     }
 
     /// Gives the CPU the interrupt that the APIC has for it, if it can take it now.
     /// Says whether to stop as soon as it can take one, or `None` while it is
     /// halted and nothing wakes it.
-    fn offer_interrupt(&mut self) -> Option<bool> {
-        let vector = self.platform.apic.deliverable();
-        match vector {
-            Some(vector) if self.state.accepts_interrupts() => {
-                self.platform.apic.accept(vector);
-                self.state.pending = Pending::interrupt(vector);
-                self.state.halted = 0;
-                Some(self.platform.apic.deliverable().is_some())
+    fn offer_interrupt(&mut self, cpu: usize) -> Option<bool> {
+        let apic = &mut self.platform.cpus.get(cpu).apic;
+        let state = &mut self.cpus[cpu].state;
+        if state.halted == VcpuState::WAITS_FOR_STARTUP {
+            return None;
+        }
+        match apic.deliverable() {
+            Some(vector) if state.accepts_interrupts() => {
+                apic.accept(vector);
+                state.pending = Pending::interrupt(vector);
+                state.halted = 0;
+                Some(apic.deliverable().is_some())
             }
-            _ if self.state.halted != 0 => None,
+            _ if state.halted != 0 => None,
             Some(_) => Some(true),
             None => Some(false),
         }
     }
 
     /// Does what the guest needs. `None`: let it run on.
-    fn handle(&mut self, exit: Exit, outside: &mut Outside<'_, '_>) -> Option<Event> {
-        let rip = self.state.rip;
+    fn handle(&mut self, cpu: usize, exit: Exit, outside: &mut Outside<'_, '_>) -> Option<Event> {
+        self.exits.note(&exit);
+        let rip = self.cpus[cpu].state.rip;
         match exit {
             Exit::HostInterrupt => Some(Event::Interrupted),
             Exit::InterruptWindow => None,
-            Exit::Instruction { what, next_rip } => self.execute(what, next_rip, outside),
-            Exit::NestedFault(fault) => self.access(fault, outside.mmio),
+            Exit::Instruction { what, next_rip } => self.execute(cpu, what, next_rip, outside),
+            Exit::NestedFault(fault) => self.access(cpu, fault, outside.mmio),
             Exit::Shutdown => Some(Event::Fatal(GuestError::TripleFault { rip })),
             Exit::InvalidState => Some(Event::Fatal(GuestError::InvalidState { rip })),
             Exit::Unexpected(code) => Some(Event::Fatal(GuestError::Unexpected { code, rip })),
         }
     }
 
-    /// Carries out one intercepted instruction.
-    fn execute(
-        &mut self,
-        what: Intercepted,
-        next_rip: u64,
-        outside: &mut Outside<'_, '_>,
-    ) -> Option<Event> {
-        match what {
-            Intercepted::Missing => self.state.pending = Pending::UD,
-            Intercepted::Cpuid => {
-                cpuid::execute(&mut self.state, self.platform.host_cpuid);
-                self.state.advance_to(next_rip);
-            }
-            // Caches are coherent here, and nothing is written past them.
-            Intercepted::WriteBack => self.state.advance_to(next_rip),
-            Intercepted::Halt => {
-                self.state.advance_to(next_rip);
-                self.state.halted = 1;
-            }
-            Intercepted::ReadMsr => {
-                let number = self.state.gpr32(RCX);
-                match msr::read(&self.state, &self.platform.apic, number, self.now()) {
-                    Ok(value) => {
-                        self.state.set_edx_eax(value);
-                        self.state.advance_to(next_rip);
-                    }
-                    Err(_) => self.state.pending = Pending::GP,
-                }
-            }
-            Intercepted::WriteMsr => self.write_msr(next_rip),
-            // String forms would need the guest's segments and tables; no driver of
-            // what is on this platform uses them.
-            Intercepted::Io(access) if access.is_string => self.state.pending = Pending::GP,
-            Intercepted::Io(access) => return self.port(access, next_rip, outside),
-        }
-        None
-    }
-
-    fn write_msr(&mut self, next_rip: u64) {
-        let (number, value) = (self.state.gpr32(RCX), self.state.edx_eax());
-        let now = self.now();
-        match msr::write(&mut self.state, &mut self.platform.apic, number, value, now) {
-            Ok(effect) => {
-                if let MsrEffect::SetTsc(value) = effect {
-                    self.platform.timeline.rebase(self.vcpu.tsc(), value);
-                    self.vcpu.set_tsc(value);
-                }
-                self.state.advance_to(next_rip);
-            }
-            Err(_) => self.state.pending = Pending::GP,
-        }
-    }
-
-    fn port(
-        &mut self,
-        access: IoAccess,
-        next_rip: u64,
-        outside: &mut Outside<'_, '_>,
-    ) -> Option<Event> {
-        self.state.advance_to(next_rip);
-        let now = self.now();
-        if access.is_in {
-            let value = u64::from(self.platform.read_port(access, now));
-            let rax = &mut self.state.gpr[RAX];
-            *rax = match access.width {
-                1 => *rax & !0xff | value,
-                2 => *rax & !0xffff | value,
-                _ => value,
-            };
-            return None;
-        }
-        let value = self.state.gpr32(RAX);
-        match self
-            .platform
-            .write_port(access, value, now, outside.console)
-        {
-            IoEffect::None => None,
-            IoEffect::Exit(status) => Some(Event::GuestExit(status)),
-            IoEffect::PciChanged => Some(Event::PciChanged),
-        }
-    }
-
-    /// Carries out an access to an address where the guest has no memory.
-    fn access(&mut self, fault: NestedFault, regions: &mut [MmioRegion<'_>]) -> Option<Event> {
-        let (gpa, rip) = (fault.gpa, self.state.rip);
-        if fault.fetch || fault.table_walk || fault.in_delivery {
-            return Some(Event::Fatal(GuestError::CpuOutsideMemory { gpa }));
-        }
-        let Some(access) = self.decode_current() else {
-            return Some(Event::Fatal(GuestError::Instruction { rip, gpa }));
-        };
-        let width = access.width;
-        let mut region = regions
-            .iter_mut()
-            .find(|region| region.contains(gpa, width));
-        let is_outside = region.is_some();
-        match access.operation {
-            Operation::Read { to, is_signed } => {
-                let value = self.read_bus(region, gpa, width);
-                let value = if is_signed {
-                    sign_extend(value, width)
-                } else {
-                    value
-                };
-                to.set(&mut self.state, value);
-            }
-            Operation::Write(from) => {
-                // A move within the device does not exist.
-                let value = self.value_of(from).unwrap_or_default();
-                self.write_bus(region, gpa, width, value);
-            }
-            Operation::Exchange(register) => {
-                let value = self.read_bus(region.as_deref_mut(), gpa, width);
-                self.write_bus(region, gpa, width, register.get(&self.state));
-                register.set(&mut self.state, value);
-            }
-            Operation::Compute { op, to, from } => {
-                let device = self.read_bus(region.as_deref_mut(), gpa, width);
-                let left = self.value_of(to).unwrap_or(device);
-                let right = self.value_of(from).unwrap_or(device);
-                let (result, rflags) = alu::compute(op, left, right, width, self.state.rflags);
-                self.state.rflags = rflags;
-                match (to, result) {
-                    (Place::Device, Some(value)) => self.write_bus(region, gpa, width, value),
-                    (Place::Register(to), Some(value)) => to.set(&mut self.state, value),
-                    _ => {}
-                }
-            }
-        }
-        self.state.advance_to(rip.wrapping_add(access.length));
-        is_outside.then_some(Event::MmioDone)
-    }
-
-    /// The value in a place on the CPU's side.
-    fn value_of(&self, place: Place) -> Option<u64> {
-        match place {
-            Place::Device => None,
-            Place::Register(register) => Some(register.get(&self.state)),
-            Place::Immediate(value) => Some(value),
-        }
-    }
-
-    /// Reads from a region of the image, or else from the platform, whose registers
-    /// are 32 bits wide.
-    fn read_bus(&mut self, region: Option<&mut MmioRegion<'_>>, gpa: Gpa, width: u8) -> u64 {
-        let value = match region {
-            Some(region) => region.device.read(gpa.raw() - region.gpa.raw(), width),
-            None if width == 4 => {
-                let value = self.platform.read_memory(gpa, self.now());
-                value.map_or(u64::MAX, u64::from)
-            }
-            None => u64::MAX,
-        };
-        truncate(value, width)
-    }
-
-    /// Writes likewise.
-    fn write_bus(&mut self, region: Option<&mut MmioRegion<'_>>, gpa: Gpa, width: u8, value: u64) {
-        let value = truncate(value, width);
-        match region {
-            Some(region) => {
-                let offset = gpa.raw() - region.gpa.raw();
-                region.device.write(offset, width, value);
-            }
-            None if width == 4 => {
-                let now = self.now();
-                self.platform.write_memory(gpa, value as u32, now);
-            }
-            None => {}
-        }
-    }
-
-    /// The guest's time.
+    /// The guest's time, which follows the counter of CPU 0.
     fn now(&self) -> Time {
-        self.platform.timeline.at(self.vcpu.tsc())
-    }
-
-    /// The access at RIP, in 64-bit code.
-    fn decode_current(&self) -> Option<decode::Access> {
-        if !self.state.is_64_bit() {
-            return None;
-        }
-        let mut bytes = [0; MAX_LENGTH];
-        let count = walk::fetch(self.memory, &self.state, self.state.rip, &mut bytes);
-        decode::decode(bytes.get(..count)?)
-    }
-}
-
-impl MmioRegion<'_> {
-    fn contains(&self, gpa: Gpa, width: u8) -> bool {
-        let offset = gpa.raw().checked_sub(self.gpa.raw());
-        let end = offset.and_then(|offset| offset.checked_add(width.into()));
-        end.is_some_and(|end| end <= self.bytes)
+        let tsc = self.vcpu.host_tsc().wrapping_add(self.cpus[0].tsc_offset);
+        self.platform.timeline.at(tsc)
     }
 }

@@ -5,10 +5,13 @@ use crate::addr::Hpa;
 use crate::memory::{FramePool, Slot};
 use crate::platform::pci::PciBus;
 use crate::testing::Arena;
-use crate::{Gfn, PAGE_SIZE};
+use crate::vcpu::gpr::{RAX, RCX};
+use crate::vcpu::{Intercepted, IoAccess, NestedFault};
+use crate::{Gfn, Gpa, PAGE_SIZE};
 use core::sync::atomic::AtomicU64;
 use raw_cpuid::CpuIdResult;
 use std::vec::Vec;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// A CPU whose exits are given beforehand, and that notes how it was entered.
 struct Script {
@@ -24,12 +27,8 @@ impl Vcpu for &mut Script {
         self.exits.pop_front().unwrap_or(Exit::HostInterrupt)
     }
 
-    fn tsc(&self) -> u64 {
+    fn host_tsc(&self) -> u64 {
         self.tsc
-    }
-
-    fn set_tsc(&mut self, value: u64) {
-        self.tsc = value;
     }
 }
 
@@ -88,7 +87,7 @@ fn with_vm(exits: &[Exit], test: impl FnOnce(&mut TestVm<'_>, &GuestMemory<'_, A
         entries: Vec::new(),
         tsc: 0,
     };
-    let platform = Platform::new(host_cpuid, PciBus::new(), 1_000_000_000);
+    let platform = Platform::new(host_cpuid, PciBus::new(), 1_000_000_000, 2);
     test(
         &mut Vm::new(&memory, tables, &mut script, state, platform),
         &memory,
@@ -124,7 +123,7 @@ fn fault(gpa: u64) -> NestedFault {
 }
 
 fn enable_apic(vm: &mut TestVm<'_>) {
-    let apic = &mut vm.platform.apic;
+    let apic = &mut vm.platform.cpus.get(0).apic;
     apic.set_base(apic.base() | 1 << 10).unwrap();
     apic.write_msr(0x80f, 0x1ff, Time::from_ns(0)).unwrap();
 }
@@ -137,7 +136,7 @@ const MSI: Msi = Msi {
 #[test]
 fn an_unknown_msr_is_a_protection_fault_at_the_instruction() {
     let script = with_vm(&[instruction(Intercepted::ReadMsr)], |vm, _| {
-        vm.state.gpr[RCX] = 0x1234;
+        vm.cpus[0].state.gpr[RCX] = 0x1234;
         assert_eq!(run(vm), Event::Interrupted);
     });
     let (_, state) = &script.entries[1];
@@ -162,7 +161,7 @@ fn the_debug_exit_port_ends_the_guest() {
         is_string: false,
     };
     with_vm(&[instruction(Intercepted::Io(out))], |vm, _| {
-        vm.state.gpr[RAX] = 0x10;
+        vm.cpus[0].state.gpr[RAX] = 0x10;
         assert_eq!(run(vm), Event::GuestExit(0x10));
     });
 }
@@ -176,9 +175,9 @@ fn ports_without_a_device_read_all_ones_in_their_width_only() {
         is_string: false,
     };
     with_vm(&[instruction(Intercepted::Io(read))], |vm, _| {
-        vm.state.gpr[RAX] = 0x1100;
+        vm.cpus[0].state.gpr[RAX] = 0x1100;
         run(vm);
-        assert_eq!(vm.state.gpr[RAX], 0x11ff);
+        assert_eq!(vm.cpus[0].state.gpr[RAX], 0x11ff);
     });
 }
 
@@ -199,7 +198,7 @@ fn a_move_to_a_region_of_the_image_reaches_it_across_a_page_boundary() {
             console: &mut |_| {},
         };
         assert_eq!(vm.run(&mut outside), Event::MmioDone);
-        assert_eq!(vm.state.rip, u64::from(CODE) + 6);
+        assert_eq!(vm.cpus[0].state.rip, u64::from(CODE) + 6);
     });
     assert_eq!(registers.0, [(0x10, 4, Some(0x1122_3344))]);
 }
@@ -224,10 +223,10 @@ fn a_read_extends_as_the_instruction_says() {
             console: &mut |_| {},
         };
         assert_eq!(vm.run(&mut outside), Event::MmioDone);
-        assert_eq!(vm.state.gpr[RAX], u64::MAX);
+        assert_eq!(vm.cpus[0].state.gpr[RAX], u64::MAX);
         // The second access ends past the region: nobody answers.
         assert_eq!(vm.run(&mut outside), Event::Interrupted);
-        assert_eq!(vm.state.gpr[RAX], 0xffff_ffff);
+        assert_eq!(vm.cpus[0].state.gpr[RAX], 0xffff_ffff);
     });
     assert_eq!(registers.0, [(0xfff, 1, None)]);
 }
@@ -240,7 +239,7 @@ fn a_read_modify_write_reads_once_writes_once_and_sets_flags() {
     with_vm(&exits, |vm, memory| {
         let code = [0xf0, 0x83, 0x27, 0x0f, 0x3b, 0x07, 0x87, 0x07];
         memory.write(Gpa::new(CODE.into()), &code).unwrap();
-        vm.state.gpr[RAX] = 0xccdd_eeff;
+        vm.cpus[0].state.gpr[RAX] = 0xccdd_eeff;
         let mut outside = Outside {
             mmio: &mut [MmioRegion {
                 gpa: Gpa::new(0xfed9_0000),
@@ -250,13 +249,13 @@ fn a_read_modify_write_reads_once_writes_once_and_sets_flags() {
             console: &mut |_| {},
         };
         assert_eq!(vm.run(&mut outside), Event::MmioDone);
-        assert_eq!(vm.state.rflags & 0x8d5, 1 << 2, "parity of 0xf");
+        assert_eq!(vm.cpus[0].state.rflags & 0x8d5, 1 << 2, "parity of 0xf");
         assert_eq!(vm.run(&mut outside), Event::MmioDone);
-        assert_eq!(vm.state.rflags & 1 << 6, 1 << 6, "equal");
-        vm.state.gpr[RAX] = 0x1234;
+        assert_eq!(vm.cpus[0].state.rflags & 1 << 6, 1 << 6, "equal");
+        vm.cpus[0].state.gpr[RAX] = 0x1234;
         assert_eq!(vm.run(&mut outside), Event::MmioDone);
-        assert_eq!(vm.state.gpr[RAX], 0xccdd_eeff);
-        assert_eq!(vm.state.rip, u64::from(CODE) + 8);
+        assert_eq!(vm.cpus[0].state.gpr[RAX], 0xccdd_eeff);
+        assert_eq!(vm.cpus[0].state.rip, u64::from(CODE) + 8);
     });
     let (read, write) = ((0x10, 4, None), |value| (0x10, 4, Some(value)));
     assert_eq!(registers.0, [read, write(0xf), read, read, write(0x1234)]);
@@ -310,7 +309,7 @@ fn an_interrupt_waits_for_its_window() {
         // Interrupts are off: only a window is asked for. The scripted CPU cannot
         // change its flags, so it is asked again.
         assert_eq!(run(vm), Event::Interrupted);
-        vm.state.rflags |= 1 << 9;
+        vm.cpus[0].state.rflags |= 1 << 9;
         assert_eq!(run(vm), Event::Interrupted);
     });
     let windows: Vec<bool> = script
@@ -326,7 +325,7 @@ fn an_interrupt_waits_for_its_window() {
 fn a_halted_guest_sleeps_until_an_interrupt_it_can_take() {
     let script = with_vm(&[instruction(Intercepted::Halt)], |vm, _| {
         enable_apic(vm);
-        vm.state.rflags |= 1 << 9;
+        vm.cpus[0].state.rflags |= 1 << 9;
         assert_eq!(run(vm), Event::Halted);
         assert_eq!(run(vm), Event::Halted);
         vm.inject_msi(MSI);
@@ -355,22 +354,112 @@ fn a_saved_guest_goes_on_elsewhere_and_a_bad_state_changes_nothing() {
     with_vm(&[], |vm, _| {
         enable_apic(vm);
         vm.inject_msi(MSI);
-        vm.state.gpr[3] = 0xabcd;
+        vm.cpus[0].state.gpr[3] = 0xabcd;
+        vm.cpus[1].tsc_offset = 5;
         vm.vcpu.tsc = 77;
-        saved = Some(vm.save());
+        saved = Some((vm.save_cpu(0), vm.save_cpu(1), vm.save_platform()));
     });
-    let state = VmState::read_from_bytes(saved.unwrap().as_bytes()).unwrap();
-    let script = with_vm(&[], |vm, _| {
-        let before = vm.save();
-        let mut bad = state;
+    let (first, second, platform) = saved.unwrap();
+    assert_eq!((first.vcpu.tsc, second.vcpu.tsc), (77, 82));
+    let first = CpuState::read_from_bytes(first.as_bytes()).unwrap();
+    with_vm(&[], |vm, _| {
+        let before = vm.save_cpu(0);
+        let mut bad = first;
         bad.vcpu.cr0 |= 1 << 50;
-        assert!(matches!(vm.restore(&bad), Err(RestoreError::Vcpu(_))));
-        assert_eq!(vm.save(), before);
-        vm.restore(&state).unwrap();
-        assert_eq!(vm.save(), state);
-        assert_eq!(vm.platform.apic.deliverable(), Some(0x41));
+        assert!(matches!(
+            vm.restore_cpu(0, &bad),
+            Err(RestoreError::Vcpu(_))
+        ));
+        assert_eq!(vm.save_cpu(0), before);
+        assert!(vm.restore_cpu(0, &second).is_err(), "another CPU's");
+        vm.vcpu.tsc = 1000;
+        vm.restore_cpu(0, &first).unwrap();
+        vm.vcpu.tsc = 2000;
+        vm.restore_cpu(1, &second).unwrap();
+        vm.restore_platform(&platform).unwrap();
+        let apart = vm.cpus[1].tsc_offset.wrapping_sub(vm.cpus[0].tsc_offset);
+        assert_eq!(apart, 5, "however long it took");
+        assert_eq!(vm.platform.cpus.get(0).apic.deliverable(), Some(0x41));
+        assert_eq!(vm.save_cpu(0).vcpu.gpr, first.vcpu.gpr);
     });
-    assert_eq!(script.tsc, 77);
+}
+
+/// Plays the physical CPU of CPU 1.
+fn second(vm: &mut TestVm<'_>, order: &Order, exit: Exit) -> Option<Event> {
+    let back = Return {
+        state: order.state,
+        entry: order.entry,
+        exit,
+    };
+    let mut outside = Outside {
+        mmio: &mut [],
+        console: &mut |_| {},
+    };
+    vm.returned(1, &back, &mut outside)
+}
+
+fn send(vm: &mut TestVm<'_>, icr: u64) {
+    let now = Time::from_ns(0);
+    let sent = vm.platform.cpus.get(0).apic.write_msr(0x830, icr, now);
+    vm.platform.cpus.send(sent.unwrap().unwrap(), Some(0));
+}
+
+#[test]
+fn a_second_cpu_runs_when_the_first_starts_it() {
+    with_vm(&[], |vm, _| {
+        enable_apic(vm);
+        assert_eq!(vm.order(1), None, "it waits for a start-up");
+        send(vm, 1 << 32 | 0x4500);
+        send(vm, 1 << 32 | 0x609);
+        let order = vm.order(1).unwrap();
+        assert_eq!((order.state.cs.base, order.state.rip), (0x9000, 0));
+        assert!(order.entry.flush_tlb);
+        assert_eq!(vm.order(1), None, "it is away");
+        assert!(!vm.must_call(1));
+        send(vm, 1 << 32 | 0x60a);
+        assert!(vm.must_call(1));
+        assert!(!vm.must_call(1), "it is called already");
+        assert_eq!(second(vm, &order, Exit::InterruptWindow), None);
+        let again = vm.order(1).unwrap();
+        assert_eq!(again.state.cs.base, 0x9000, "it runs already");
+        assert!(!again.entry.flush_tlb);
+    });
+}
+
+#[test]
+fn an_interrupt_calls_a_cpu_back_unless_it_watches_for_it() {
+    with_vm(&[], |vm, _| {
+        enable_apic(vm);
+        send(vm, 1 << 32 | 0x4500);
+        let _ = vm.order(1);
+        send(vm, 1 << 32 | 0x609);
+        let order = vm.order(1).unwrap();
+        let apic = &mut vm.platform.cpus.get(1).apic;
+        apic.set_base(apic.base() | 1 << 10).unwrap();
+        apic.write_msr(0x80f, 0x1ff, Time::from_ns(0)).unwrap();
+        send(vm, 1 << 32 | 0x41);
+        assert!(vm.must_call(1));
+        assert!(!vm.must_call(1), "it is called already");
+        assert_eq!(second(vm, &order, Exit::InterruptWindow), None);
+        // Its interrupts are off.
+        let mut order = vm.order(1).unwrap();
+        assert!(order.entry.interrupt_window && !vm.must_call(1));
+        order.state.rflags |= 1 << 9;
+        assert_eq!(second(vm, &order, Exit::InterruptWindow), None);
+        let order = vm.order(1).unwrap();
+        assert_eq!(order.state.pending, Pending::interrupt(0x41));
+    });
+}
+
+#[test]
+#[should_panic(expected = "CPU 1 is in the guest")]
+fn dirty_state_is_not_read_while_a_cpu_is_away() {
+    with_vm(&[], |vm, _| {
+        enable_apic(vm);
+        send(vm, 1 << 32 | 0x609);
+        vm.order(1).unwrap();
+        let _ = vm.start_tracking();
+    });
 }
 
 proptest::proptest! {
@@ -394,17 +483,19 @@ proptest::proptest! {
             enable_apic(vm);
             let mut outside = Outside { mmio: &mut [], console: &mut |_| {} };
             for (exit, (_, _, _, rax, rcx, rdx)) in exits.iter().zip(&accesses) {
-                vm.state.gpr[RAX] = *rax;
-                vm.state.gpr[RCX] = 0x800 + rcx % 0x100;
-                vm.state.gpr[2] = *rdx & 0x1ff;
-                vm.handle(*exit, &mut outside);
-                let state = vm.save();
-                assert_eq!(vm.restore(&state), Ok(()), "{exit:?}");
-                if vm.platform.apic.deliverable().is_some() {
-                    vm.state.pending = Pending::NONE;
-                    vm.offer_interrupt();
+                vm.cpus[0].state.gpr[RAX] = *rax;
+                vm.cpus[0].state.gpr[RCX] = 0x800 + rcx % 0x100;
+                vm.cpus[0].state.gpr[2] = *rdx & 0x1ff;
+                vm.handle(0, *exit, &mut outside);
+                let state = vm.save_cpu(0);
+                assert_eq!(vm.restore_cpu(0, &state), Ok(()), "{exit:?}");
+                let state = vm.save_platform();
+                assert_eq!(vm.restore_platform(&state), Ok(()), "{exit:?}");
+                if vm.platform.cpus.get(0).apic.deliverable().is_some() {
+                    vm.cpus[0].state.pending = Pending::NONE;
+                    vm.offer_interrupt(0);
                 }
-                vm.state.pending = Pending::NONE;
+                vm.cpus[0].state.pending = Pending::NONE;
             }
         });
     }

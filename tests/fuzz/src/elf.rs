@@ -27,6 +27,7 @@ pub(crate) fn run(input: &[u8]) {
             image: input,
             initramfs: &[],
             command_line: "seed=1",
+            cpus: 1,
         },
         &[],
     );

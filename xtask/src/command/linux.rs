@@ -36,9 +36,13 @@ pub(crate) struct Args {
     /// Memory of the guest
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     memory: Size,
+    /// CPUs of the guest, each on a CPU of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
+    vcpus: u32,
     /// How long the guest runs before its migration starts, in the machine's time
-    #[arg(long, value_name = "TIME", default_value = "6s")]
-    migrate_after: Span,
+    /// [default: 6s, with two CPUs, which share that time, 12s]
+    #[arg(long, value_name = "TIME")]
+    migrate_after: Option<Span>,
     /// Do not migrate: the guest ends where it booted
     #[arg(long, conflicts_with = "migrate_after")]
     stay: bool,
@@ -57,13 +61,19 @@ pub(crate) struct Args {
 const DISK: Size = Size::mib(64);
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let usual = Span::seconds(6 * u64::from(args.vcpus));
     let never = Span::seconds(1_000_000);
     let run = Run {
         memory: args.memory,
+        vcpus: args.vcpus,
         disk: args.disk.then_some(DISK),
         max_bandwidth: None,
         downtime_limit: None,
-        migrate_after: Some(if args.stay { never } else { args.migrate_after }),
+        migrate_after: Some(if args.stay {
+            never
+        } else {
+            args.migrate_after.unwrap_or(usual)
+        }),
         guest_line: Some(args.append.clone()),
         timeout: args.timeout,
         ..Run::new("linux")

@@ -7,6 +7,7 @@ pub use logs::logs_of;
 pub(crate) use table::{Row, ms, row};
 
 use crate::events::Migrated;
+use crate::exits::ExitRates;
 use crate::ledger::LostPage;
 use crate::linux::Figures;
 use crate::run::{Outcome, Run};
@@ -68,6 +69,8 @@ pub struct Report {
     /// lost or written last by a device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest: Option<Figures>,
+    /// How often the guest exited; `null` if it ran for less than a second.
+    pub exits: Option<ExitRates>,
     /// From the start of the first machine on, in milliseconds of wall clock.
     pub elapsed_ms: u64,
     /// `pass` or `fail`.
@@ -132,6 +135,13 @@ impl Report {
             lost: home.lost.clone(),
             mismatches: home.mismatches.clone(),
             guest: None,
+            exits: ExitRates::of(
+                outcome
+                    .source
+                    .exits
+                    .iter()
+                    .chain(&outcome.destination.exits),
+            ),
             elapsed_ms: u64::try_from(outcome.elapsed.as_millis()).unwrap_or(u64::MAX),
             result: if verdict.is_pass() { "pass" } else { "fail" },
             failures: verdict.0.clone(),

@@ -39,6 +39,7 @@ impl fmt::Display for Report {
             None if self.rounds > 0 => write_rows(f, &self.ledger_rows())?,
             None => {}
         }
+        write_rows(f, &self.exit_rows())?;
         self.write_lost(f)?;
         let seconds = self.elapsed_ms as f64 / 1000.0;
         writeln!(f, "{} in {seconds:.1} s", self.result.to_uppercase())?;
@@ -106,6 +107,20 @@ impl Report {
                 "the last writer was the device",
             ),
             row("pages lost", grouped(self.pages_lost), ""),
+        ]
+    }
+
+    fn exit_rows(&self) -> Vec<Row> {
+        let Some(rates) = &self.exits else {
+            return Vec::new();
+        };
+        vec![
+            row("exits a second", grouped(rates.run.total()), &rates.run),
+            row(
+                "  in the quietest",
+                grouped(rates.idle.total()),
+                &rates.idle,
+            ),
         ]
     }
 

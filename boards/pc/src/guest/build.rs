@@ -1,15 +1,17 @@
 //! Putting a guest together.
 
 use super::device::Assigned;
+use super::exits::ExitReport;
 use super::unit::{self, Remapper};
-use super::{Guest, VIOMMU, section};
+use super::{Guest, Part, VIOMMU};
 use crate::host::Host;
+use crate::worker::Worker;
 use hv_core::boot::{self, BootError, Payload};
 use hv_core::memory::{AddSlotError, FramePool, GuestMemory, Slot};
 use hv_core::npt::{NestedTables, NptError};
 use hv_core::platform::Platform;
 use hv_core::platform::pci::{AddFunctionError, PciBus};
-use hv_core::svm::{SvmError, SvmVcpu};
+use hv_core::svm::{IdleVcpu, SvmError};
 use hv_core::vcpu::VcpuState;
 use hv_core::vm::Vm;
 use hv_core::{Gfn, Gpa, Hpa, PAGE_SHIFT, PAGE_SIZE};
@@ -26,7 +28,6 @@ use iommu::viommu::{Passthrough, Passthroughs, Service, Viommu};
 use iommu::viot::VirtioMmio;
 use iommu::vtd::AddressWidth;
 use iommu::{Iommu, Parts};
-use migration::stream::SectionInfo;
 use raw_cpuid::cpuid;
 use strandline_rt::pci::PciError;
 use strandline_rt::physical::{IdentityMemory, MmioWindow, PhysRange};
@@ -80,12 +81,15 @@ pub enum BuildError {
     /// The buffer for the device's state.
     #[error("out of memory for the device's staging page")]
     Staging,
+    /// The machine's other CPU has a guest already.
+    #[error("the machine's other CPU is taken")]
+    NoWorker,
 }
 
 /// The memory a guest is made of.
 pub struct Resources<'m> {
     /// All of the host memory below, by frame.
-    pub frames: &'m IdentityMemory,
+    pub frames: &'static IdentityMemory,
     /// The guest's memory, with its one slot and dirty log.
     pub memory: &'m GuestMemory<'m, IdentityMemory>,
     /// For nested page tables.
@@ -96,6 +100,9 @@ pub struct Resources<'m> {
     pub vcpu: PhysRange,
     /// One counter a guest page.
     pub pins: &'m mut [u32],
+    /// The APIC id of the CPU that runs [`crate::worker::main`], if the guest is to
+    /// have a second CPU.
+    pub worker: Option<u32>,
 }
 
 impl<'m> Guest<'m> {
@@ -126,7 +133,16 @@ impl<'m> Guest<'m> {
             tables.map_ram(slot)?;
         }
         let mut vcpu_frames = pool(resources.vcpu);
-        let vcpu = SvmVcpu::new(frames, &mut vcpu_frames, tables.root())?;
+        let vcpu = IdleVcpu::prepare(frames, &mut vcpu_frames, tables.root())?.occupy_this_cpu();
+        let worker = match resources.worker {
+            None => None,
+            Some(id) => {
+                let vcpu = IdleVcpu::prepare(frames, &mut vcpu_frames, tables.root())?;
+                let worker = Worker::hire(&host.apic, id, vcpu);
+                Some(worker.ok_or(BuildError::NoWorker)?)
+            }
+        };
+        let cpus = if worker.is_some() { 2 } else { 1 };
         let staging = vcpu_frames.take(frames).ok_or(BuildError::Staging)?;
         let device = Assigned::take(host, source_id, frames, staging)?;
         if let Some((at, range)) = device.mapped_registers() {
@@ -149,6 +165,7 @@ impl<'m> Guest<'m> {
             |leaf, subleaf| cpuid!(leaf, subleaf),
             pci,
             host.rates.tsc_hz,
+            cpus,
         );
         Ok(Self {
             memory,
@@ -156,9 +173,13 @@ impl<'m> Guest<'m> {
             dma,
             viommu,
             saved: Cursor::default(),
-            sections: [section(1, 3), viommu_section(kind), device.section()],
+            sections: Part::all(cpus)
+                .map(|part| part.section(kind, &device))
+                .collect(),
             device,
             console: Serial::open(Port::Com3),
+            worker,
+            exits: ExitReport::new(host.clock),
             faults: 0,
             paused: payload.is_none(),
         })
@@ -200,15 +221,6 @@ fn load(
         }
         Kind::Virtio => boot::load(memory, payload, &[&VirtioMmio { registers }.table()]),
     }
-}
-
-/// What stands for the vIOMMU in the migration stream.
-const fn viommu_section(viommu: Kind) -> SectionInfo {
-    let id = match viommu {
-        Kind::Vtd => 2,
-        Kind::Virtio => 5,
-    };
-    section(id, viommu.state_version() as u16)
 }
 
 fn passthroughs(host: SourceId) -> Passthroughs {

@@ -1,10 +1,11 @@
 //! The guest as migration's destination sees it: empty until it arrives.
 
-use super::{Guest, VIOMMU_BUDGET, WRONG_LENGTH, get};
+use super::{Guest, Part, VIOMMU_BUDGET, WRONG_LENGTH, get};
 use crate::events;
 use hv_core::Gfn;
 use hv_core::memory::Frame;
-use hv_core::vm::VmState;
+use hv_core::platform::PlatformState;
+use hv_core::vm::{CpuState, RestoreError};
 use iommu::viommu::any::AnyState;
 use iommu::viommu::{Service, Viommu};
 use log::error;
@@ -24,7 +25,7 @@ impl DestinationVm for Guest<'_> {
         if !same_memory {
             return Err(Refusal::Memory);
         }
-        if config.sections[..] != self.sections[..] {
+        if config.sections != self.sections {
             return Err(Refusal::Sections);
         }
         Ok(())
@@ -40,23 +41,25 @@ impl DestinationVm for Guest<'_> {
     }
 
     fn load(&mut self, info: SectionInfo, bytes: &[u8]) -> Result<(), VmError> {
-        match self.sections.iter().position(|known| *known == info) {
-            Some(0) => {
-                let state = get::<VmState>(bytes)?;
-                self.vm.restore(&state).map_err(|error| {
-                    error!("{error}");
-                    VmError("the virtual machine's state is refused")
-                })
+        let position = self.sections.iter().position(|known| *known == info);
+        let part = position.and_then(|at| Part::all(self.vm.cpu_count()).nth(at));
+        match part.ok_or(VmError("there is no such section"))? {
+            Part::Cpu(number) => {
+                let state = get::<CpuState>(bytes)?;
+                self.vm.restore_cpu(number, &state).map_err(refused)
             }
-            Some(1) => {
+            Part::Platform => {
+                let state = get::<PlatformState>(bytes)?;
+                self.vm.restore_platform(&state).map_err(refused)
+            }
+            Part::Viommu => {
                 let state = AnyState::read(self.viommu.kind(), bytes).ok_or(WRONG_LENGTH)?;
                 self.viommu.restore(&state).map_err(|error| {
                     error!("{error}");
                     VmError("the vIOMMU's state is refused")
                 })
             }
-            Some(2) => self.load_device(bytes),
-            _ => Err(VmError("there is no such section")),
+            Part::Device => self.load_device(bytes),
         }
     }
 
@@ -90,10 +93,16 @@ impl DestinationVm for Guest<'_> {
 
     fn start(&mut self) {
         self.route_device();
+        self.exits.skip(self.vm.exits());
         self.paused = false;
     }
 
     fn discard(&mut self) {
         self.paused = true;
     }
+}
+
+fn refused(error: RestoreError) -> VmError {
+    error!("{error}");
+    VmError("the virtual machine's state is refused")
 }

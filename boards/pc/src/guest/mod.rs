@@ -11,10 +11,14 @@
 //!                PciChanged:  route the device's interrupt, let it do DMA or not
 //!                Halted:      nothing to do for the guest
 //! ```
+//!
+//! A second CPU of the guest is served before, in the same way ([`others`]).
 
 mod build;
 mod destination;
 mod device;
+mod exits;
+mod others;
 mod source;
 mod unit;
 
@@ -22,7 +26,9 @@ pub use build::{BuildError, Resources, add_memory};
 pub use unit::UNIT_FRAMES;
 
 use crate::events;
+use crate::worker::Worker;
 use device::Assigned;
+use exits::ExitReport;
 use heapless::Vec;
 use hv_core::memory::GuestMemory;
 use hv_core::svm::SvmVcpu;
@@ -32,12 +38,12 @@ use iommu::Iommu;
 use iommu::space::SpaceError;
 use iommu::tables::AnyFormat;
 use iommu::unit::DmaFault;
-use iommu::viommu::any::AnyViommu;
+use iommu::viommu::any::{AnyViommu, Kind};
 use iommu::viommu::virtio::Cursor;
 use iommu::viommu::{Service, Viommu};
 use log::info;
 use migration::VmError;
-use migration::stream::{SectionId, SectionInfo};
+use migration::stream::{MAX_SECTIONS, SectionId, SectionInfo};
 use strandline_rt::interrupts::VectorSet;
 use strandline_rt::physical::IdentityMemory;
 use strandline_rt::serial::Serial;
@@ -56,6 +62,46 @@ const NAMED_FAULTS: u64 = 16;
 /// The guest status that means content: what `strandline_rt::debug_exit` writes.
 const CONTENT: u32 = 0x10;
 
+/// What goes across beside memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    /// A CPU, by its number.
+    Cpu(usize),
+    /// The platform that the CPUs share.
+    Platform,
+    /// The vIOMMU.
+    Viommu,
+    /// The passthrough device.
+    Device,
+}
+
+impl Part {
+    /// How the stream names it.
+    fn section(self, viommu: Kind, device: &Assigned<'_>) -> SectionInfo {
+        match self {
+            Self::Cpu(number) => SectionInfo {
+                instance: number as u16,
+                ..section(1, 4)
+            },
+            Self::Platform => section(4, 1),
+            Self::Viommu => {
+                let id = match viommu {
+                    Kind::Vtd => 2,
+                    Kind::Virtio => 6,
+                };
+                section(id, viommu.state_version() as u16)
+            }
+            Self::Device => device.section(),
+        }
+    }
+
+    /// The parts of a guest with so many CPUs, in the order in which they go.
+    fn all(cpus: usize) -> impl Iterator<Item = Self> {
+        let shared = [Self::Platform, Self::Viommu, Self::Device];
+        (0..cpus).map(Self::Cpu).chain(shared)
+    }
+}
+
 const fn section(id: u16, version: u16) -> SectionInfo {
     SectionInfo {
         id: SectionId(id),
@@ -64,21 +110,24 @@ const fn section(id: u16, version: u16) -> SectionInfo {
     }
 }
 
+type Machine<'m> = Vm<'m, IdentityMemory, SvmVcpu<'m>>;
 type Dma<'m> = Iommu<'m, IdentityMemory, unit::HostUnit<'m>, AnyFormat>;
 
 /// The guest and everything that is the guest's.
 pub struct Guest<'m> {
     memory: &'m GuestMemory<'m, IdentityMemory>,
-    vm: Vm<'m, IdentityMemory, SvmVcpu<'m>>,
+    vm: Machine<'m>,
     dma: Dma<'m>,
     viommu: AnyViommu,
     /// How far the mappings were saved that the vIOMMU alone knows of.
     saved: Cursor,
     device: Assigned<'m>,
-    /// What goes across beside memory, in this order: the virtual machine, its
-    /// IOMMU, its device.
-    sections: [SectionInfo; 3],
     console: Serial,
+    /// The physical CPU that the guest's second one is on.
+    worker: Option<Worker<'m>>,
+    /// How the stream names the guest's parts.
+    sections: Vec<SectionInfo, MAX_SECTIONS>,
+    exits: ExitReport,
     /// How many faults of the device were handed on.
     faults: u64,
     /// Not to be run: it is about to leave, or has not arrived yet.
@@ -110,7 +159,7 @@ pub enum GuestEnd {
     Dma(#[from] SpaceError),
 }
 
-impl Guest<'_> {
+impl<'m> Guest<'m> {
     /// Lets the guest run until something happened, and does what that asks for.
     pub fn advance(&mut self) -> Result<Turn, GuestEnd> {
         if self.paused {
@@ -119,7 +168,14 @@ impl Guest<'_> {
         // Bounded work, then the guest again: what it asked for completes when it
         // completes, and a guest that asks for too much waits for itself.
         self.serve_viommu()?;
-        match self.enter() {
+        self.serve_other()?;
+        let event = self.with_bus(|vm, outside| vm.run(outside));
+        self.act(event)
+    }
+
+    /// Does what an event asks for.
+    fn act(&mut self, event: Event) -> Result<Turn, GuestEnd> {
+        match event {
             Event::Interrupted => Ok(Turn::Interrupted),
             Event::MmioDone => {
                 self.device.serve();
@@ -131,15 +187,15 @@ impl Guest<'_> {
                 Ok(Turn::Ran)
             }
             Event::Halted if self.viommu.is_idle() => Ok(Turn::Idle),
-            Event::Halted => Ok(Turn::Ran),
+            Event::Halted | Event::OtherCpu => Ok(Turn::Ran),
             Event::GuestExit(CONTENT) => Err(GuestEnd::Exit(0)),
             Event::GuestExit(status) => Err(GuestEnd::Exit(status)),
             Event::Fatal(error) => Err(error.into()),
         }
     }
 
-    /// Lets the guest run, with all registers on its bus, until something happens.
-    fn enter(&mut self) -> Event {
+    /// Lends the virtual machine all registers on the guest's bus, and its console.
+    fn with_bus<T>(&mut self, act: impl FnOnce(&mut Machine<'m>, &mut Outside<'_, '_>) -> T) -> T {
         let bar = self.vm.platform().pci.window(0);
         let window = self.viommu.kind().window();
         let mut registers = Registers(&mut self.viommu);
@@ -156,10 +212,13 @@ impl Guest<'_> {
             .trapped_registers(bar)
             .map(|it| regions.push(it));
         let console = &mut self.console;
-        self.vm.run(&mut Outside {
-            mmio: &mut regions,
-            console: &mut |byte| console.write_bytes(&[byte]),
-        })
+        act(
+            &mut self.vm,
+            &mut Outside {
+                mmio: &mut regions,
+                console: &mut |byte| console.write_bytes(&[byte]),
+            },
+        )
     }
 
     /// Hands on what host interrupts brought. To be called with every set of
@@ -169,6 +228,7 @@ impl Guest<'_> {
     /// like any other, and the guest may look for the fault when it hears.
     pub fn take_interrupts(&mut self, vectors: VectorSet) {
         self.hand_on_faults();
+        self.exits.update(self.vm.exits());
         self.signal_device(vectors);
     }
 

@@ -1,6 +1,6 @@
 //! The guest as migration's source sees it.
 
-use super::{Guest, put, put_bytes};
+use super::{Guest, Part, put, put_bytes};
 use core::task::Poll;
 use hv_core::Gfn;
 use hv_core::dirty::DirtyLog;
@@ -12,9 +12,6 @@ use migration::VmError;
 use migration::source::SourceVm;
 use migration::stream::SectionInfo;
 use strandline_rt::interrupts;
-
-/// The vIOMMU's place among the sections.
-const VIOMMU: usize = 1;
 
 impl SourceVm for Guest<'_> {
     fn slots(&self) -> &[Slot] {
@@ -35,6 +32,7 @@ impl SourceVm for Guest<'_> {
 
     /// The log first: what the others find from then on has a place to go.
     fn start_tracking(&mut self) -> Result<(), VmError> {
+        self.stop_other();
         self.memory.log().start();
         if let Err(error) = self.dma.start_tracking() {
             error!("dirty tracking of devices: {error}");
@@ -51,12 +49,14 @@ impl SourceVm for Guest<'_> {
     }
 
     fn stop_tracking(&mut self) {
+        self.stop_other();
         self.vm.stop_tracking();
         self.dma.stop_tracking();
         self.memory.log().stop();
     }
 
     fn harvest(&mut self) {
+        self.stop_other();
         self.vm.harvest(self.memory.log());
         if let Err(error) = self.dma.harvest() {
             // The last harvest then takes all that devices may write.
@@ -73,6 +73,7 @@ impl SourceVm for Guest<'_> {
     }
 
     fn pause(&mut self) {
+        self.stop_other();
         self.paused = true;
     }
 
@@ -93,21 +94,23 @@ impl SourceVm for Guest<'_> {
     }
 
     fn save(&mut self, index: usize, to: &mut [u8]) -> Result<usize, VmError> {
-        match index {
-            0 => put(&self.vm.save(), to),
-            VIOMMU => {
+        let part = Part::all(self.vm.cpu_count()).nth(index);
+        match part.ok_or(VmError("there is no such section"))? {
+            Part::Cpu(number) => put(&self.vm.save_cpu(number), to),
+            Part::Platform => put(&self.vm.save_platform(), to),
+            Part::Viommu => {
                 self.saved = Cursor::default();
                 put_bytes(self.viommu.save().as_bytes(), to)
             }
-            2 => self.save_device(to),
-            _ => Err(VmError("there is no such section")),
+            Part::Device => self.save_device(to),
         }
     }
 
     fn has_more(&self, index: usize) -> bool {
         let mut next = self.saved;
         let mut record = [0; MAPPING_BYTES];
-        index == VIOMMU && self.viommu.save_mappings(&self.dma, &mut next, &mut record) > 0
+        Part::all(self.vm.cpu_count()).nth(index) == Some(Part::Viommu)
+            && self.viommu.save_mappings(&self.dma, &mut next, &mut record) > 0
     }
 
     /// The mappings that the vIOMMU alone knows of.

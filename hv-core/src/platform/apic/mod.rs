@@ -1,13 +1,28 @@
-//! A local APIC for the one CPU of a guest, with id 0.
+//! A local APIC.
 //!
 //! AMD64 Architecture Programmer's Manual volume 2, chapter 16: registers in memory
 //! at FEE0_0000h (section 16.3), or MSRs in x2APIC mode (section 16.11). A register
 //! has the same number in both: bits 11:4 of its address, or its MSR less 800h.
 //! Logical destinations follow the flat model; the destination format is fixed.
+//!
+//! ```text
+//!   message -> whom (platform) -> request -> deliverable? -> accept -> in service
+//!   register file (here)  timer     vectors: the sets         -> end of interrupt
+//! ```
 
-use super::apic_timer::{Tick, Timer, TimerState};
+mod message;
+#[cfg(test)]
+mod tests;
+mod timer;
+mod vectors;
+
+pub use message::{Delivery, Destination, Message, Msi};
+pub use timer::TimerState;
+
 use super::msr::Refused;
 use super::time::Time;
+use timer::{Tick, Timer};
+use vectors::Vectors;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// APIC_BASE: this is the boot CPU.
@@ -30,15 +45,6 @@ const LVT_PERIODIC: u32 = 1 << 17;
 const LVT_WRITABLE: u32 = 0x0007_ffff;
 /// Vectors below this are exceptions; the APIC never delivers them.
 const FIRST_VECTOR: u8 = 16;
-
-/// A message signalled interrupt: what the function writes and where.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Msi {
-    /// Where to; an interrupt if it is FEEx_xxxxh.
-    pub address: u64,
-    /// What: vector and delivery mode.
-    pub data: u32,
-}
 
 /// Where the registers are in memory.
 pub const WINDOW: u64 = BASE_ADDRESS;
@@ -83,39 +89,51 @@ pub struct ApicState {
 #[repr(C)]
 struct Registers {
     base: u64,
-    requested: [u64; 4],
-    in_service: [u64; 4],
+    requested: Vectors,
+    in_service: Vectors,
     icr: u64,
     tpr: u32,
     svr: u32,
     lvt: [u32; 6],
     /// Used outside x2APIC mode only.
     logical_destination: u32,
-    reserved: u32,
+    /// The number of the CPU.
+    id: u32,
 }
 
 /// The APIC.
 pub struct Apic(Registers, Timer);
 
-impl Default for Apic {
-    /// As after reset: registers in memory, software disabled.
-    fn default() -> Self {
+impl Apic {
+    /// The APIC of CPU `id`, below 255, as after reset: registers in memory, software
+    /// disabled. CPU 0 is the boot CPU.
+    pub fn new(id: u32) -> Self {
         let registers = Registers {
-            base: BASE_ADDRESS | BASE_ENABLE | BASE_BSP,
-            requested: [0; 4],
-            in_service: [0; 4],
+            base: BASE_ADDRESS | BASE_ENABLE | boot_cpu(id),
+            requested: Vectors::default(),
+            in_service: Vectors::default(),
             icr: 0,
             tpr: 0,
             svr: 0xff,
             lvt: [LVT_MASKED; 6],
             logical_destination: 0,
-            reserved: 0,
+            id,
         };
         Self(registers, Timer::default())
     }
-}
 
-impl Apic {
+    /// What INIT does: all but id and mode is as after reset.
+    pub fn init(&mut self) {
+        let base = self.0.base;
+        *self = Self::new(self.0.id);
+        self.0.base = base;
+    }
+
+    /// The number of the CPU.
+    pub fn id(&self) -> u32 {
+        self.0.id
+    }
+
     /// MSR APIC_BASE.
     pub fn base(&self) -> u64 {
         self.0.base
@@ -132,9 +150,9 @@ impl Apic {
             return Err(Refused);
         }
         if mode == 0 {
-            *self = Self::default();
+            *self = Self::new(self.0.id);
         }
-        self.0.base = BASE_ADDRESS | BASE_BSP | mode;
+        self.0.base = BASE_ADDRESS | boot_cpu(self.0.id) | mode;
         Ok(())
     }
 
@@ -147,23 +165,26 @@ impl Apic {
     pub fn read_msr(&self, msr: u32, now: Time) -> Result<u64, Refused> {
         self.require_x2apic()?;
         match msr.wrapping_sub(FIRST_MSR) {
-            register::ID => Ok(0),
-            // Cluster 0, the first CPU in it.
-            register::LOGICAL_DESTINATION => Ok(1),
+            register::ID => Ok(self.0.id.into()),
+            register::LOGICAL_DESTINATION => Ok(self.x2apic_logical_id().into()),
             register::COMMAND => Ok(self.0.icr),
             number => self.read(number, now).map(u64::from).ok_or(Refused),
         }
     }
 
-    /// Writes an x2APIC MSR. On an error nothing changes.
-    pub fn write_msr(&mut self, msr: u32, value: u64, now: Time) -> Result<(), Refused> {
+    /// Writes an x2APIC MSR, and returns what it sends. On an error nothing changes.
+    pub fn write_msr(
+        &mut self,
+        msr: u32,
+        value: u64,
+        now: Time,
+    ) -> Result<Option<Message>, Refused> {
         self.require_x2apic()?;
         let number = msr.wrapping_sub(FIRST_MSR);
         let limit = match number {
             register::COMMAND => {
                 self.0.icr = value;
-                self.send(value);
-                return Ok(());
+                return Ok(Message::from_command(value));
             }
             register::TASK_PRIORITY | register::SELF => 0xff,
             register::END_OF_INTERRUPT | register::ERROR_STATUS => 0,
@@ -178,13 +199,13 @@ impl Apic {
             return Err(Refused);
         }
         self.write(number, value, now);
-        Ok(())
+        Ok(None)
     }
 
     /// Reads a register in memory. Those that do not exist read as 0.
     pub fn read_memory(&self, offset: u64, now: Time) -> u32 {
         match (offset >> 4) as u32 {
-            register::ID => 0,
+            register::ID => self.0.id << 24,
             register::LOGICAL_DESTINATION => self.0.logical_destination,
             register::DESTINATION_FORMAT => u32::MAX,
             register::COMMAND => self.0.icr as u32,
@@ -193,9 +214,9 @@ impl Apic {
         }
     }
 
-    /// Writes a register in memory. Bits and registers that do not exist, or are
-    /// read-only, are left alone.
-    pub fn write_memory(&mut self, offset: u64, value: u32, now: Time) {
+    /// Writes a register in memory, and returns what it sends. Bits and registers that
+    /// do not exist, or are read-only, are left alone.
+    pub fn write_memory(&mut self, offset: u64, value: u32, now: Time) -> Option<Message> {
         match (offset >> 4) as u32 {
             register::LOGICAL_DESTINATION => self.0.logical_destination = value & 0xff << 24,
             register::COMMAND_HIGH => {
@@ -208,11 +229,12 @@ impl Apic {
                     0xff => 0xffff_ffff,
                     destination => destination,
                 };
-                self.send(destination << 32 | u64::from(value));
+                return Message::from_command(destination << 32 | u64::from(value));
             }
             register::SELF => {}
             number => self.write(number, value, now),
         }
+        None
     }
 
     /// The timer catches up with `now`.
@@ -224,29 +246,41 @@ impl Apic {
         }
     }
 
-    /// A message signalled interrupt arrives. It is dropped unless it is a fixed
-    /// or lowest-priority interrupt for this CPU.
-    pub fn deliver(&mut self, msi: Msi) {
-        let destination = msi.address >> 12 & 0xff;
-        let logical = msi.address & 1 << 2 != 0;
-        let is_ours = destination == 0xff || self.is_addressed(destination, logical);
-        let delivery = msi.data >> 8 & 7;
-        if msi.address >> 20 == 0xfee && is_ours && delivery <= 1 {
-            self.request(msi.data as u8);
+    /// Whether `to`, sent by the CPU with the id `from` or by a device, names this CPU.
+    pub fn is_addressed(&self, to: Destination, from: Option<u32>) -> bool {
+        match to {
+            Destination::Physical(id) => id == self.0.id,
+            Destination::Logical(set) if self.is_in_memory() => {
+                set & self.0.logical_destination >> 24 != 0
+            }
+            Destination::Logical(set) => {
+                let own = self.x2apic_logical_id();
+                set >> 16 == own >> 16 && set & own & 0xffff != 0
+            }
+            Destination::Itself => from == Some(self.0.id),
+            Destination::All => true,
+            Destination::Others => from != Some(self.0.id),
+        }
+    }
+
+    /// An interrupt is requested. Vectors of exceptions are dropped.
+    pub fn request(&mut self, vector: u8) {
+        if vector >= FIRST_VECTOR {
+            self.0.requested.insert(vector);
         }
     }
 
     /// The vector that the CPU would be interrupted with if it could be.
     pub fn deliverable(&self) -> Option<u8> {
-        let vector = highest(&self.0.requested)?;
+        let vector = self.0.requested.highest()?;
         let enabled = self.0.svr & SVR_ENABLE != 0 && self.0.base & BASE_ENABLE != 0;
         (enabled && u32::from(vector >> 4) > self.processor_priority() >> 4).then_some(vector)
     }
 
     /// The CPU takes the interrupt of `vector`, which [`Apic::deliverable`] named.
     pub fn accept(&mut self, vector: u8) {
-        clear(&mut self.0.requested, vector);
-        set(&mut self.0.in_service, vector);
+        self.0.requested.remove(vector);
+        self.0.in_service.insert(vector);
     }
 
     /// The task priority class, which the guest also has as CR8.
@@ -272,24 +306,22 @@ impl Apic {
     /// An APIC in a state from outside, unless it is impossible.
     pub fn restored(state: &ApicState) -> Option<Self> {
         let registers = &state.registers;
-        let base = registers.base & !(BASE_ENABLE | BASE_X2APIC) == BASE_ADDRESS | BASE_BSP;
+        let fixed = BASE_ADDRESS | boot_cpu(registers.id);
+        let base = registers.base & !(BASE_ENABLE | BASE_X2APIC) == fixed;
         let mode = registers.base & (BASE_ENABLE | BASE_X2APIC) != BASE_X2APIC;
-        let exceptions = (registers.requested[0] | registers.in_service[0]) & 0xffff == 0;
+        let exceptions =
+            registers.requested.has_exceptions() || registers.in_service.has_exceptions();
         let values = registers.tpr <= 0xff
             && registers.svr <= 0x1ff
             && registers.lvt.iter().all(|lvt| *lvt <= LVT_WRITABLE)
             && registers.logical_destination << 8 == 0
-            && registers.reserved == 0;
+            && registers.id < 255;
         let timer = Timer::restored(&state.timer)?;
-        (base && mode && exceptions && values).then_some(Self(*registers, timer))
+        (base && mode && !exceptions && values).then_some(Self(*registers, timer))
     }
 
     /// Reads what is the same in both modes.
     fn read(&self, number: u32, now: Time) -> Option<u32> {
-        let word = |words: &[u64; 4], first: u32| {
-            let index = (number - first) as usize;
-            (words[index / 2] >> (32 * (index % 2))) as u32
-        };
         let [timer_lvt, ..] = self.0.lvt;
         Some(match number {
             register::VERSION => VERSION,
@@ -297,12 +329,12 @@ impl Apic {
             register::PROCESSOR_PRIORITY => self.processor_priority(),
             register::SPURIOUS => self.0.svr,
             register::IN_SERVICE..register::TRIGGER_MODE => {
-                word(&self.0.in_service, register::IN_SERVICE)
+                self.0.in_service.register(number - register::IN_SERVICE)
             }
             // Everything delivered here is edge triggered.
             register::TRIGGER_MODE..register::REQUESTED => 0,
             register::REQUESTED..register::ERROR_STATUS => {
-                word(&self.0.requested, register::REQUESTED)
+                self.0.requested.register(number - register::REQUESTED)
             }
             register::ERROR_STATUS => 0,
             register::FIRST_LVT..=register::LAST_LVT => {
@@ -332,14 +364,9 @@ impl Apic {
         }
     }
 
-    /// Whether a destination that is not a broadcast names this APIC.
-    fn is_addressed(&self, destination: u64, logical: bool) -> bool {
-        let ours = match (logical, self.is_in_memory()) {
-            (false, _) => return destination == 0,
-            (true, true) => self.0.logical_destination >> 24,
-            (true, false) => 1,
-        };
-        destination & u64::from(ours) != 0
+    /// Sixteen CPUs make a cluster; the id has one bit for each of them.
+    fn x2apic_logical_id(&self) -> u32 {
+        self.0.id >> 4 << 16 | 1 << (self.0.id & 0xf)
     }
 
     fn require_x2apic(&self) -> Result<(), Refused> {
@@ -347,35 +374,15 @@ impl Apic {
         on.then_some(()).ok_or(Refused)
     }
 
-    fn request(&mut self, vector: u8) {
-        if vector >= FIRST_VECTOR {
-            set(&mut self.0.requested, vector);
-        }
-    }
-
     fn end_of_interrupt(&mut self) {
-        if let Some(vector) = highest(&self.0.in_service) {
-            clear(&mut self.0.in_service, vector);
-        }
-    }
-
-    /// An interprocessor interrupt: only those that reach this CPU do anything.
-    fn send(&mut self, icr: u64) {
-        let (delivery, shorthand, destination) = (icr >> 8 & 7, icr >> 18 & 3, icr >> 32);
-        let logical = icr & 1 << 11 != 0;
-        let is_ours = match shorthand {
-            0 => destination == 0xffff_ffff || self.is_addressed(destination, logical),
-            1 | 2 => true,
-            _ => false,
-        };
-        if is_ours && delivery == 0 {
-            self.request(icr as u8);
+        if let Some(vector) = self.0.in_service.highest() {
+            self.0.in_service.remove(vector);
         }
     }
 
     /// The higher of the task's priority and that of the interrupt in service.
     fn processor_priority(&self) -> u32 {
-        let in_service = u32::from(highest(&self.0.in_service).unwrap_or(0));
+        let in_service = u32::from(self.0.in_service.highest().unwrap_or(0));
         if self.0.tpr >> 4 >= in_service >> 4 {
             self.0.tpr
         } else {
@@ -384,141 +391,7 @@ impl Apic {
     }
 }
 
-fn highest(words: &[u64; 4]) -> Option<u8> {
-    let index = words.iter().rposition(|word| *word != 0)?;
-    let bit = 63 - words[index].leading_zeros();
-    Some((index as u32 * 64 + bit) as u8)
-}
-
-fn set(words: &mut [u64; 4], vector: u8) {
-    words[usize::from(vector / 64)] |= 1 << (vector % 64);
-}
-
-fn clear(words: &mut [u64; 4], vector: u8) {
-    words[usize::from(vector / 64)] &= !(1 << (vector % 64));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Time = Time::from_ns(0);
-
-    fn enabled() -> Apic {
-        let mut apic = Apic::default();
-        apic.set_base(apic.base() | BASE_X2APIC).unwrap();
-        apic.write_msr(0x80f, 0x1ff, NOW).unwrap();
-        apic
-    }
-
-    fn msi(vector: u32) -> Msi {
-        Msi {
-            address: 0xfee0_0000,
-            data: vector,
-        }
-    }
-
-    #[test]
-    fn the_registers_need_x2apic_mode() {
-        let mut apic = Apic::default();
-        assert_eq!(apic.read_msr(0x802, NOW), Err(Refused));
-        assert_eq!(apic.write_msr(0x808, 0, NOW), Err(Refused));
-        assert_eq!(apic.set_base(BASE_ADDRESS | BASE_X2APIC), Err(Refused));
-        apic = enabled();
-        assert_eq!(apic.read_msr(0x803, NOW), Ok(u64::from(VERSION)));
-        assert_eq!(apic.set_base(BASE_ADDRESS | BASE_ENABLE), Err(Refused));
-    }
-
-    #[test]
-    fn a_higher_class_interrupts_a_lower_one_and_not_the_reverse() {
-        let mut apic = enabled();
-        apic.deliver(msi(0x41));
-        assert_eq!(apic.deliverable(), Some(0x41));
-        apic.accept(0x41);
-        apic.deliver(msi(0x4f));
-        assert_eq!(apic.deliverable(), None, "same class");
-        apic.deliver(msi(0x51));
-        assert_eq!(apic.deliverable(), Some(0x51));
-        apic.accept(0x51);
-        apic.write_msr(0x80b, 0, NOW).unwrap();
-        assert_eq!(apic.deliverable(), None, "0x41 is still in service");
-        apic.write_msr(0x80b, 0, NOW).unwrap();
-        assert_eq!(apic.deliverable(), Some(0x4f));
-        apic.write_msr(0x808, 0x40, NOW).unwrap();
-        assert_eq!(apic.deliverable(), None, "task priority");
-    }
-
-    #[test]
-    fn messages_for_others_and_exception_vectors_are_dropped() {
-        let mut apic = enabled();
-        for (address, data) in [
-            (0xfee0_1000, 0x41),
-            (0xfed0_0000, 0x41),
-            (0xfee0_0000, 0x8),
-            (0xfee0_0000, 0x441),
-        ] {
-            apic.deliver(Msi { address, data });
-        }
-        assert_eq!(apic.deliverable(), None);
-    }
-
-    #[test]
-    fn an_interrupt_to_oneself_arrives() {
-        let mut apic = enabled();
-        apic.write_msr(0x83f, 0x33, NOW).unwrap();
-        assert_eq!(apic.deliverable(), Some(0x33));
-        apic.accept(0x33);
-        apic.write_msr(0x80b, 0, NOW).unwrap();
-        apic.write_msr(0x830, 1 << 18 | 0x34, NOW).unwrap();
-        assert_eq!(apic.read_msr(0x821, NOW), Ok(1 << (0x34 - 32)));
-    }
-
-    #[test]
-    fn impossible_states_are_refused() {
-        let good = enabled().save();
-        assert!(Apic::restored(&good).is_some());
-        let mut bad = good;
-        bad.registers.requested[0] = 1 << 3;
-        assert!(Apic::restored(&bad).is_none());
-        let mut bad = good;
-        bad.registers.base = 0;
-        assert!(Apic::restored(&bad).is_none());
-    }
-
-    #[test]
-    fn registers_in_memory_are_those_of_the_msrs() {
-        let mut apic = Apic::default();
-        apic.write_memory(0xf0, 0x1ff, NOW);
-        apic.write_memory(0xd0, 1 << 24, NOW);
-        // A message to logical destination 1, and one to nobody here.
-        for address in [0xfee0_1004, 0xfee0_2004] {
-            apic.deliver(Msi {
-                address,
-                data: 0x41,
-            });
-        }
-        assert_eq!(apic.read_memory(0x220, NOW), 1 << 1);
-        apic.accept(0x41);
-        apic.write_memory(0xb0, 0xabcd, NOW);
-        assert_eq!(apic.deliverable(), None);
-        // To itself by its physical id.
-        apic.write_memory(0x310, 0, NOW);
-        apic.write_memory(0x300, 0x51, NOW);
-        assert_eq!(apic.deliverable(), Some(0x51));
-        assert_eq!(apic.read_memory(0x123_0000, NOW), 0, "no such register");
-    }
-
-    #[test]
-    fn the_timer_interrupts_unless_it_is_masked() {
-        let mut apic = enabled();
-        apic.write_msr(0x83e, 0xb, NOW).unwrap();
-        for (lvt, vector) in [(0x61 | u64::from(LVT_MASKED), None), (0x61, Some(0x61))] {
-            apic.write_msr(0x832, lvt, NOW).unwrap();
-            apic.write_msr(0x838, 100, NOW).unwrap();
-            apic.advance(Time::from_ns(99));
-            assert_eq!(apic.deliverable(), None);
-            apic.advance(Time::from_ns(100));
-            assert_eq!(apic.deliverable(), vector);
-        }
-    }
+/// What APIC_BASE says of CPU `id`.
+const fn boot_cpu(id: u32) -> u64 {
+    if id == 0 { BASE_BSP } else { 0 }
 }

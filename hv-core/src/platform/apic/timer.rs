@@ -3,7 +3,7 @@
 //! AMD64 Architecture Programmer's Manual volume 2, section 16.4.1. It counts down
 //! from the initial count at 1 GHz over a divisor, in the guest's time.
 
-use super::time::Time;
+use super::Time;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The state of the timer. The layout is fixed: these bytes migrate.

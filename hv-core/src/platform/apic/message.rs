@@ -1,0 +1,98 @@
+//! What APICs are sent: messages of devices and commands of other CPUs, and whom
+//! they are for.
+//!
+//! AMD64 Architecture Programmer's Manual volume 2, sections 16.5 (interprocessor
+//! interrupts, figure 16-18) and 16.12 (x2APIC); Intel SDM volume 3, section 11.11
+//! (format of a message-signalled interrupt).
+
+/// A message signalled interrupt: what the function writes and where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Msi {
+    /// Where to; an interrupt if it is FEEx_xxxxh.
+    pub address: u64,
+    /// What: vector and delivery mode.
+    pub data: u32,
+}
+
+/// Which CPUs something is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Destination {
+    /// The one with this id.
+    Physical(u32),
+    /// Those whose logical id matches.
+    Logical(u32),
+    /// The sender.
+    Itself,
+    /// Everyone.
+    All,
+    /// Everyone but the sender.
+    Others,
+}
+
+/// What is delivered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Delivery {
+    /// An interrupt with this vector to everyone who is addressed.
+    Fixed(u8),
+    /// An interrupt with this vector to one of those who are addressed.
+    LowestPriority(u8),
+    /// Reset, and wait for a start-up.
+    Init,
+    /// Start at this 4 KiB page.
+    Startup(u8),
+}
+
+/// What a CPU or a device sends to APICs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// To whom.
+    pub to: Destination,
+    /// What.
+    pub delivery: Delivery,
+}
+
+impl Message {
+    /// What a message signalled interrupt asks for; `None` if it is not one, or of a
+    /// kind that no device here has (SMI, NMI, INIT, ExtINT).
+    pub fn from_msi(msi: Msi) -> Option<Self> {
+        if msi.address >> 20 != 0xfee {
+            return None;
+        }
+        let id = (msi.address >> 12) as u8;
+        let delivery = match msi.data >> 8 & 7 {
+            0 => Delivery::Fixed(msi.data as u8),
+            1 => Delivery::LowestPriority(msi.data as u8),
+            _ => return None,
+        };
+        let to = match (id, msi.address & 1 << 2 != 0) {
+            (0xff, _) => Destination::All,
+            (id, true) => Destination::Logical(id.into()),
+            (id, false) => Destination::Physical(id.into()),
+        };
+        Some(Self { to, delivery })
+    }
+
+    /// What the interrupt command register asks for, in its x2APIC form; `None` if it
+    /// is of a kind that does nothing here: the deassertion of INIT, SMI and NMI.
+    pub(super) fn from_command(icr: u64) -> Option<Self> {
+        const ASSERT: u64 = 1 << 14;
+        let vector = icr as u8;
+        let delivery = match icr >> 8 & 7 {
+            0 => Delivery::Fixed(vector),
+            1 => Delivery::LowestPriority(vector),
+            5 if icr & ASSERT != 0 => Delivery::Init,
+            6 => Delivery::Startup(vector),
+            _ => return None,
+        };
+        let id = (icr >> 32) as u32;
+        let to = match (icr >> 18 & 3, icr & 1 << 11 != 0) {
+            (1, _) => Destination::Itself,
+            (2, _) => Destination::All,
+            (3, _) => Destination::Others,
+            _ if id == u32::MAX => Destination::All,
+            (_, true) => Destination::Logical(id),
+            (_, false) => Destination::Physical(id),
+        };
+        Some(Self { to, delivery })
+    }
+}
