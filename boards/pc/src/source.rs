@@ -59,7 +59,7 @@ pub fn run(
         if turn == Turn::Ran {
             continue;
         }
-        guest.take_interrupts(interrupts::take_pending());
+        guest.take_interrupts(interrupts::poll());
 
         let mut next = Next::Sleep;
         if !over && clock.now_us() >= start_at {

@@ -250,6 +250,7 @@ pub struct ToyDestination {
     pub loaded: Vec<(SectionInfo, Vec<u8>)>,
     pub refuse: Option<Refusal>,
     pub prepared: bool,
+    pub never_completes: bool,
     pub completed: bool,
     pub running: bool,
     pub discarded: bool,
@@ -288,9 +289,12 @@ impl DestinationVm for ToyDestination {
         loaded.extend(bytes);
         Ok(())
     }
-    fn complete(&mut self) -> Result<(), VmError> {
+    fn complete(&mut self) -> Poll<Result<(), VmError>> {
+        if self.never_completes {
+            return Poll::Pending;
+        }
         self.completed = true;
-        Ok(())
+        Poll::Ready(Ok(()))
     }
     fn start(&mut self) {
         assert!(self.completed && !self.discarded);
