@@ -1,13 +1,15 @@
 //! The layer as the host side of an emulated IOMMU.
 
 use crate::layer::{Iommu, MapError};
-use crate::space::{Attachment, DmaSpace, MAX_REPLACE, Mapping, Replaced, SpaceError};
+use crate::space::{
+    Attachment, DmaSpace, MAX_REPLACE, Mapping, Piece, Region, Replaced, SpaceError,
+};
 use crate::tables::{EntryFormat, Leaf, Pages, Place};
 use crate::unit::{DomainId, HostUnit, Scope, SourceId};
 use crate::unmap::UnmapError;
 use crate::{Iova, IovaRange};
-use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
+use hv_core::{Hpa, PAGE_SHIFT};
 
 impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F> {
     fn address_width(&self) -> u8 {
@@ -91,11 +93,9 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
     fn unmap_range(&mut self, domain: DomainId, range: IovaRange) -> Result<u64, SpaceError> {
         self.check_unit()?;
         let root = self.domains.root(domain).ok_or(SpaceError::NoDomain)?;
-        let mut pages = Pages::from(range);
-        if pages.first > self.tables.last_page() {
+        let Some(pages) = self.translated(range) else {
             return Ok(0);
-        }
-        pages.last = pages.last.min(self.tables.last_page());
+        };
         let unmapped = match self.take_out(domain, root, pages, None) {
             Ok(unmapped) => unmapped,
             Err(UnmapError::Unit(error)) => return Err(error.into()),
@@ -104,12 +104,65 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
         Ok(unmapped.mappings)
     }
 
+    fn map_part(
+        &mut self,
+        domain: DomainId,
+        region: &Region,
+        part: IovaRange,
+    ) -> Result<(), MapError> {
+        self.enter_part(domain, region, part)
+    }
+
+    fn unmap_part(&mut self, domain: DomainId, part: IovaRange) -> Result<u64, SpaceError> {
+        self.check_unit()?;
+        let root = self.domains.root(domain).ok_or(SpaceError::NoDomain)?;
+        let Some(pages) = self.translated(part) else {
+            return Ok(0);
+        };
+        let part = self.leaf_part(root, pages);
+        let place = self.place(part, root, pages);
+        let unmapped = self.remove_any(domain, &place, None, None)?;
+        Ok(unmapped.mappings)
+    }
+
+    fn bisects(&self, domain: DomainId, range: IovaRange) -> bool {
+        let root = self.domains.root(domain);
+        root.zip(self.translated(range))
+            .is_some_and(|(root, pages)| self.tables.bisects(root, pages))
+    }
+
+    fn next_piece(&self, domain: DomainId, from: Iova) -> Option<Piece> {
+        let root = self.domains.root(domain)?;
+        let pages = Pages {
+            first: from.raw() >> PAGE_SHIFT,
+            last: self.tables.last_page(),
+        };
+        if pages.first > pages.last {
+            return None;
+        }
+        let (leaf, span) = self.tables.next_leaf(root, pages)?;
+        Some(Piece {
+            range: span.range(),
+            gfn: self.guest.gfn_of(leaf.hpa)?,
+            access: leaf.access,
+            first: leaf.first,
+            last: leaf.last,
+        })
+    }
+
     fn attach(&mut self, device: SourceId, to: Attachment) -> Result<(), SpaceError> {
         self.attach_device(device, to)
     }
 }
 
 impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
+    /// The pages of `range` that a domain can translate.
+    fn translated(&self, range: IovaRange) -> Option<Pages> {
+        let (pages, last) = (Pages::from(range), self.tables.last_page());
+        let last = pages.last.min(last);
+        (pages.first <= last).then_some(Pages { last, ..pages })
+    }
+
     /// The pages that `wanted` speaks of, `None` if it is empty.
     fn window(&self, start: Iova, wanted: &[Option<Mapping>]) -> Result<Option<Pages>, SpaceError> {
         if wanted.is_empty() {

@@ -4,7 +4,7 @@ use crate::IovaRange;
 use crate::dirty_mode::DirtyDecision;
 use crate::domain::Domains;
 use crate::pins::{LastWritable, PinTracker};
-use crate::space::{Access, SpaceError};
+use crate::space::{Access, Region, SpaceError};
 use crate::tables::{
     EntryFormat, Extent, LastTable, LeafPart, Pages, Place, Tables, VtdSecondStage,
 };
@@ -195,6 +195,36 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
     fn pin(&mut self, gfn: Gfn, pages: Pages, access: Access) -> Result<(), MapError> {
         let pinned = self.pins.pin(gfn, pages.count(), access);
         pinned.map_err(|_| MapError::TooManyMappings)
+    }
+
+    /// See [`crate::space::DmaSpace::map_part`].
+    pub(crate) fn enter_part(
+        &mut self,
+        domain: DomainId,
+        region: &Region,
+        part: IovaRange,
+    ) -> Result<(), MapError> {
+        self.check_unit()?;
+        let root = self.domains.root(domain).ok_or(MapError::NoDomain)?;
+        let (whole, pages) = (Pages::from(region.range), Pages::from(part));
+        if pages.last > self.tables.last_page() || pages.last > whole.last {
+            return Err(MapError::OutOfRange);
+        }
+        let before = pages.first.checked_sub(whole.first);
+        let gfn = before
+            .and_then(|before| region.gfn.number().checked_add(before))
+            .map(Gfn::new)
+            .ok_or(MapError::OutOfRange)?;
+        self.check_room(root, pages, gfn)?;
+        self.pin(gfn, pages, region.access)?;
+        for extent in extents(self.guest, pages, gfn) {
+            self.tables
+                .enter(&mut self.pool, root, extent, whole, region.access);
+        }
+        if self.unit.caches_absent() {
+            self.drain(domain, Scope::Pages(part))?;
+        }
+        Ok(())
     }
 
     /// Whether `pages` are free and can be entered with guest memory from `gfn`

@@ -37,6 +37,7 @@ pub mod unit;
 pub mod unmap;
 pub mod vfio;
 pub mod viommu;
+pub mod viot;
 pub mod vtd;
 
 pub use addr::{Iova, IovaRange};

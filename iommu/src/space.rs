@@ -3,6 +3,7 @@
 //! A vIOMMU model knows the guest's tables and nothing of the host's; through
 //! this trait it says what each device shall reach, by guest frame.
 
+use crate::layer::MapError;
 use crate::unit::{DomainId, SourceId, UnitError};
 use crate::{Iova, IovaRange};
 use hv_core::Gfn;
@@ -47,6 +48,33 @@ pub struct Mapping {
     pub gfn: Gfn,
     /// What the device may do there.
     pub access: Access,
+}
+
+/// A mapping as it was asked for: guest memory from one frame on, at a range of
+/// IOVAs. It is taken away only as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Region {
+    /// The IOVAs.
+    pub range: IovaRange,
+    /// The guest frame behind the first page; the others follow it.
+    pub gfn: Gfn,
+    /// What the device may do there.
+    pub access: Access,
+}
+
+/// A run of pages of a [`Region`], as the host's tables hold it: one leaf.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// The IOVAs.
+    pub range: IovaRange,
+    /// The guest frame behind the first page.
+    pub gfn: Gfn,
+    /// What the device may do there.
+    pub access: Access,
+    /// Whether the region begins with this piece.
+    pub first: bool,
+    /// Whether the region ends with this piece.
+    pub last: bool,
 }
 
 /// Where a device's DMA goes.
@@ -125,6 +153,28 @@ pub trait DmaSpace {
     /// without tables cost next to nothing. Same promise as
     /// [`DmaSpace::replace`]. Returns how many mappings there were.
     fn unmap_range(&mut self, domain: DomainId, range: IovaRange) -> Result<u64, SpaceError>;
+
+    /// Maps `part` of `region`, so that a large one can be mapped in steps; on an
+    /// error nothing changed. Once all parts are mapped the region is one mapping.
+    fn map_part(
+        &mut self,
+        domain: DomainId,
+        region: &Region,
+        part: IovaRange,
+    ) -> Result<(), MapError>;
+
+    /// As [`DmaSpace::unmap_range`], but a mapping that reaches beyond `part` is
+    /// cut there: for taking a range away in steps, after [`DmaSpace::bisects`]
+    /// allowed all of it.
+    fn unmap_part(&mut self, domain: DomainId, part: IovaRange) -> Result<u64, SpaceError>;
+
+    /// Whether `range` begins or ends inside a mapping. Takes the same time for
+    /// any range.
+    fn bisects(&self, domain: DomainId, range: IovaRange) -> bool;
+
+    /// The first piece that is mapped at `from` or behind it; `None` if there is
+    /// none, or no such domain.
+    fn next_piece(&self, domain: DomainId, from: Iova) -> Option<Piece>;
 
     /// Sends a device's DMA elsewhere. On return none is in flight under the old
     /// attachment. Pages it could write there stay due for a report, as long as

@@ -112,6 +112,16 @@ fn a_correct_stream_runs_the_guest() {
 }
 
 #[test]
+fn a_section_may_go_on_over_several_records() {
+    let mut records = whole();
+    let more = section(9 | 1 << 48, 3, 8);
+    records.splice(8..8, [more.clone(), more]);
+    let (outcome, vm) = feed(&records);
+    assert_eq!(outcome, Some(Outcome::Running { announced: true }));
+    assert_eq!(vm.loaded, [(vm.loaded[0].0, vec![1; 5 + 3 + 3])]);
+}
+
+#[test]
 fn leaving_out_or_repeating_any_record_never_runs_the_guest() {
     for index in 0..whole().len() {
         let mut records = whole();
@@ -184,6 +194,21 @@ fn each_rule_has_its_error() {
             error(&after(section(9, length, bytes))),
             DestinationError::Stream(StreamError::Length { .. })
         ));
+    }
+    // More of a section before there is one, more without anything, and neither.
+    assert_eq!(
+        error(&after(section(9 | 1 << 48, 8, 8))),
+        stream(StreamError::Order(Kind::Section))
+    );
+    for (continues, length) in [(1, 0), (2, 8)] {
+        assert_eq!(
+            error(&after(section(
+                9 | continues << 48,
+                length,
+                length as usize
+            ))),
+            stream(StreamError::Field("continuation of a section"))
+        );
     }
     assert_eq!(
         error(&after(empty(Kind::Final))),

@@ -33,8 +33,10 @@ proptest! {
         fragment in 1usize..20_000,
         pages_per_step in 1u32..40,
         bandwidth in prop::sample::select(vec![0u64, 20_000_000]),
+        portion in 1usize..300,
     ) {
         let mut from = ToySource::new(seed, &[(7, frames), (400, 20)]);
+        from.portion = portion;
         let mut to = ToyDestination::default();
         let pipe = Box::new(Pipe::<30_000>::new());
         let (near, far) = pipe.ends();

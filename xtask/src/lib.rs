@@ -37,4 +37,5 @@ pub mod site;
 pub mod tail;
 pub mod units;
 pub mod verdict;
+pub mod viommu;
 pub mod workspace;

@@ -10,6 +10,7 @@ use crate::qemu;
 use crate::sabotage::Sabotage;
 use crate::site::Site;
 use crate::units::{Size, Span};
+use crate::viommu::Viommu;
 use crate::workspace;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
@@ -51,6 +52,8 @@ pub struct Run {
     pub destination_memory: Option<Size>,
     /// The remapping unit of both machines.
     pub iommu: Iommu,
+    /// The IOMMU that the guest is given.
+    pub viommu: Viommu,
     /// The size of an NVMe disk that the machines share, which is then the guest's
     /// device instead of `edu`.
     pub disk: Option<Size>,
@@ -89,6 +92,7 @@ impl Run {
             vcpus: 1,
             destination_memory: None,
             iommu: Iommu::default(),
+            viommu: Viommu::default(),
             disk: None,
             // So slow that the guest does hundreds of operations meanwhile.
             max_bandwidth: Some(Size::mib(2)),
@@ -200,6 +204,8 @@ impl Run {
         let mut give = |key: &str, value: Option<String>| {
             options.extend(value.map(|value| format!("{key}={value}")));
         };
+        let is_other = self.viommu != Viommu::default();
+        give("viommu", is_other.then(|| self.viommu.name()));
         // With a mechanism broken the guest may be too damaged to account for its
         // pages; then the comparison still names the frames.
         let verify = self.verify || self.sabotage.is_some();
@@ -300,6 +306,7 @@ mod tests {
             operations: Some(600),
             guest_options: vec!["mode=stray".into()],
             iommu: Iommu::Amd,
+            viommu: Viommu::Virtio,
             max_bandwidth: Some(Size::mib(4)),
             downtime_limit: Some(Span::ms(500)),
             verify: true,
@@ -309,12 +316,12 @@ mod tests {
         };
         assert_eq!(
             run.options(Role::Source),
-            "role=source memory=64M verify=on sabotage=unmap-report max-bandwidth=4M \
+            "role=source memory=64M viommu=virtio verify=on sabotage=unmap-report max-bandwidth=4M \
              downtime-limit=500ms -- seed=7 operations=600 faults=unreported mode=stray"
         );
         assert_eq!(
             run.options(Role::Destination),
-            "role=destination memory=32M verify=on sabotage=unmap-report"
+            "role=destination memory=32M viommu=virtio verify=on sabotage=unmap-report"
         );
     }
 

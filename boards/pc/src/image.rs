@@ -123,8 +123,8 @@ fn host_guest(boot: &'static BootInfo, options: &Options<'_>, host: &Host, budge
         .unwrap_or_else(|| refuse(&"the link's memory is not usable"));
 
     let payload = payload(boot, options);
-    let mut guest =
-        Guest::build(host, resources, payload.as_ref()).unwrap_or_else(|error| refuse(&error));
+    let mut guest = Guest::build(host, resources, options.viommu, payload.as_ref())
+        .unwrap_or_else(|error| refuse(&error));
     tick::start(&host.apic, host.rates, TICK_HZ);
     let ring = |role| Ring::new(words, role).unwrap_or_else(|error| refuse(&error));
     let end = match options.role {

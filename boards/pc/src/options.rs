@@ -4,6 +4,7 @@
 //! a word `--` is the guest's own command line and is passed on as it is.
 
 use hv_core::sabotage::Sabotage;
+use iommu::viommu::any::Kind;
 
 /// What this machine does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -37,6 +38,8 @@ pub struct Options<'a> {
     pub role: Role,
     /// `memory=`: the guest's memory in bytes, whole 2 MiB.
     pub memory: u64,
+    /// `viommu=`: the kind of IOMMU that the guest is given.
+    pub viommu: Kind,
     /// `vcpus=`: the guest's CPUs, 1 or 2.
     pub vcpus: usize,
     /// `max-bandwidth=`: what migration may send, bytes a second; `None`: no limit.
@@ -58,6 +61,7 @@ impl Default for Options<'_> {
         Self {
             role: Role::None,
             memory: 64 << 20,
+            viommu: Kind::Vtd,
             vcpus: 1,
             max_bandwidth: None,
             downtime_limit_us: 500_000,
@@ -79,7 +83,7 @@ pub const MAX_MEMORY: u64 = 3 << 30;
 pub const MIN_BANDWIDTH: u64 = 64 << 10;
 
 const NAMES: &str =
-    "role, memory, vcpus, max-bandwidth, downtime-limit, migrate-after, verify, sabotage";
+    "role, memory, vcpus, viommu, max-bandwidth, downtime-limit, migrate-after, verify, sabotage";
 
 /// What is wrong with the command line; the message names the word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -146,6 +150,12 @@ impl<'a> Options<'a> {
                     .filter(|bytes| (1..=MAX_MEMORY).contains(bytes))
                     .filter(|bytes| bytes.is_multiple_of(MEMORY_GRANULE))
                     .ok_or(or_allowed("a multiple of 2M up to 3G, for example 64M"))?;
+            }
+            "viommu" => {
+                self.viommu = Kind::ALL
+                    .into_iter()
+                    .find(|kind| kind.name() == value)
+                    .ok_or(or_allowed("vtd or virtio"))?;
             }
             "vcpus" => {
                 self.vcpus = match value {
@@ -239,11 +249,12 @@ mod tests {
 
     #[test]
     fn every_option_is_understood() {
-        let line = "role=source memory=128M vcpus=2 max-bandwidth=4M downtime-limit=500ms \
+        let line = "role=source memory=128M vcpus=2 viommu=virtio max-bandwidth=4M downtime-limit=500ms \
                     migrate-after=2s verify=on -- seed=7  role=x --";
         let expected = Options {
             role: Role::Source,
             memory: 128 << 20,
+            viommu: Kind::Virtio,
             vcpus: 2,
             max_bandwidth: Some(4 << 20),
             downtime_limit_us: 500_000,

@@ -60,6 +60,8 @@ const FADT: Signature = Signature(*b"FACP");
 pub const DMAR: Signature = Signature(*b"DMAR");
 /// DMA remapping units of the AMD-Vi kind.
 pub const IVRS: Signature = Signature(*b"IVRS");
+/// Paravirtual IOMMUs.
+pub const VIOT: Signature = Signature(*b"VIOT");
 const RSDP: Signature = Signature(*b"RSD ");
 const RSDT: Signature = Signature(*b"RSDT");
 const XSDT: Signature = Signature(*b"XSDT");

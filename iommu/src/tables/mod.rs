@@ -107,13 +107,27 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
                 Entry::Empty => return None,
                 Entry::Table { table: below, .. } => table = below,
                 Entry::Leaf(leaf) => {
-                    let first = page & !(slot_pages(level) - 1);
-                    let last = first + slot_pages(level) - 1;
-                    return Some((leaf, Pages { first, last }));
+                    return Some((leaf, span_of(level, page)));
                 }
             }
         }
         None
+    }
+
+    /// The first leaf in `pages`, and all the pages it spans.
+    pub(crate) fn next_leaf(&self, root: Hpa, pages: Pages) -> Option<(Leaf, Pages)> {
+        self.next_leaf_below(root, self.levels, pages)
+    }
+
+    fn next_leaf_below(&self, table: Hpa, level: u8, pages: Pages) -> Option<(Leaf, Pages)> {
+        let slots = self.slots_of(table, level, pages).iter();
+        slots.zip(pages.parts(level)).find_map(|(slot, part)| {
+            match self.format.decode(level, slot.load(Ordering::Acquire)) {
+                Entry::Empty => None,
+                Entry::Table { table, .. } => self.next_leaf_below(table, level - 1, part),
+                Entry::Leaf(leaf) => Some((leaf, span_of(level, part.first))),
+            }
+        })
     }
 
     /// Shows `visit` every leaf in `pages`, attached or not, ascending.
@@ -151,4 +165,11 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
         over(pages.first).is_some_and(|(leaf, span)| !leaf.first || span.first != pages.first)
             || over(pages.last).is_some_and(|(leaf, span)| !leaf.last || span.last != pages.last)
     }
+}
+
+/// The pages of the slot of a table of `level` for `page`.
+const fn span_of(level: u8, page: u64) -> Pages {
+    let first = page & !(slot_pages(level) - 1);
+    let last = first + slot_pages(level) - 1;
+    Pages { first, last }
 }

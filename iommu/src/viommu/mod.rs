@@ -17,10 +17,14 @@
 //! decision: the guest may change it meanwhile.
 
 use crate::Iova;
+use crate::layer::MapError;
 use crate::space::{DmaSpace, SpaceError};
 use crate::unit::SourceId;
 use hv_core::memory::{GuestMemory, PhysMemory};
 
+pub mod any;
+mod steps;
+pub mod virtio;
 pub mod vtd;
 
 /// How many passthrough devices one model serves at the most.
@@ -68,6 +72,9 @@ pub enum StateError {
     /// A register holds what no guest could have brought about.
     #[error("vIOMMU state has an impossible value in {0}")]
     Register(&'static str),
+    /// A mapping that travelled with it cannot be made here.
+    #[error("a mapping in the vIOMMU state cannot be made: {0}")]
+    Mapping(#[from] MapError),
 }
 
 /// What all models of an IOMMU have in common.
@@ -76,16 +83,16 @@ pub trait Viommu {
     /// layout that goes across as it is.
     type State;
 
-    /// The register at `offset` bytes into the window. `width` is in bytes; any
-    /// but an aligned access of 4 or 8 reads as all ones.
+    /// The register at `offset` bytes into the window. `width` is in bytes; an
+    /// access that the model does not allow there reads as all ones.
     fn read(&self, offset: u64, width: u8) -> u64;
 
-    /// Writes a register; any but an aligned access of 4 or 8 bytes is ignored.
+    /// Writes a register; an access that the model does not allow there is ignored.
     /// Work it leads to is done by [`Viommu::service`].
     fn write(&mut self, offset: u64, width: u8, value: u64);
 
     /// Does what the guest asked for, `budget` steps of it at the most. A step is
-    /// one command, one queue descriptor, or one table of the guest's.
+    /// one command, one queue descriptor, or one table of the guest's or the host's.
     ///
     /// What the guest is told to be complete is complete: its view (registers,
     /// queue head, wait status) changes only after `space` has followed.
@@ -121,8 +128,9 @@ pub trait Viommu {
     fn save(&self) -> Self::State;
 
     /// Takes over the state of another unit with the same capabilities and
-    /// devices. Where each device's DMA goes is established anew from the guest's
-    /// tables by [`Viommu::service`]; until it is idle no device may run.
+    /// devices. Where each device's DMA goes is established anew by
+    /// [`Viommu::service`], from the guest's tables or, if the guest keeps none, from
+    /// mappings restored before; until it is idle no device may run.
     ///
     /// # Errors
     /// The state is not one that [`Viommu::save`] can return; nothing changed.

@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::unimplemented,
     reason = "a helper of tests fails its test"
 )]
 #![allow(
@@ -16,7 +17,10 @@ use hv_core::dirty::DirtyLog;
 use hv_core::memory::{GuestMemory, Slot};
 use hv_core::testing::Arena;
 use hv_core::{Gfn, Gpa, Hpa};
-use iommu::space::{Access, Attachment, DmaSpace, MAX_REPLACE, Mapping, Replaced, SpaceError};
+use iommu::layer::MapError;
+use iommu::space::{
+    Access, Attachment, DmaSpace, MAX_REPLACE, Mapping, Piece, Region, Replaced, SpaceError,
+};
 use iommu::unit::{DomainId, SourceId, UnitError};
 use iommu::viommu::vtd::{VtdConfig, VtdUnit};
 use iommu::viommu::{Passthrough, Passthroughs, Service, Viommu};
@@ -165,6 +169,22 @@ impl DmaSpace for FakeSpace {
         let before = pages.len();
         pages.retain(|page, _| !(first..=last).contains(page));
         Ok((before - pages.len()) as u64)
+    }
+
+    fn map_part(&mut self, _: DomainId, _: &Region, _: IovaRange) -> Result<(), MapError> {
+        unimplemented!("for models that keep no tables in the guest's memory")
+    }
+
+    fn unmap_part(&mut self, domain: DomainId, part: IovaRange) -> Result<u64, SpaceError> {
+        self.unmap_range(domain, part)
+    }
+
+    fn bisects(&self, _: DomainId, _: IovaRange) -> bool {
+        false
+    }
+
+    fn next_piece(&self, _: DomainId, _: Iova) -> Option<Piece> {
+        unimplemented!("for models that keep no tables in the guest's memory")
     }
 
     fn attach(&mut self, device: SourceId, to: Attachment) -> Result<(), SpaceError> {

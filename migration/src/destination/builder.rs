@@ -268,11 +268,19 @@ impl<'m> Builder<'m> {
         section: Section<'_>,
         vm: &mut impl DestinationVm,
     ) -> Result<(), DestinationError> {
-        if self.config.sections.get(next) != Some(&section.info) {
+        let current = match section.continues {
+            true => next.checked_sub(1),
+            false => Some(next),
+        };
+        if current.and_then(|at| self.config.sections.get(at)) != Some(&section.info) {
             return Err(StreamError::Order(Kind::Section).into());
         }
-        vm.load(section.info, section.bytes)?;
-        self.phase = Phase::Sections { next: next + 1 };
+        if section.continues {
+            vm.load_more(section.info, section.bytes)?;
+        } else {
+            vm.load(section.info, section.bytes)?;
+            self.phase = Phase::Sections { next: next + 1 };
+        }
         Ok(())
     }
 }

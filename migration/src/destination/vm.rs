@@ -24,6 +24,12 @@ pub trait DestinationVm {
     /// memory is there already. `bytes` come from the other machine: check them.
     fn load(&mut self, info: SectionInfo, bytes: &[u8]) -> Result<(), VmError>;
 
+    /// Takes more of the section that was loaded last.
+    fn load_more(&mut self, info: SectionInfo, bytes: &[u8]) -> Result<(), VmError> {
+        let _ = (info, bytes);
+        Err(VmError("there is too much of a section"))
+    }
+
     /// All state is there: builds whatever follows from it, a bounded piece at each
     /// call, for what the guest asked of its devices can be more than the source
     /// waits for. Once it is ready, [`DestinationVm::start`] cannot fail.

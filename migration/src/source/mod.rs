@@ -60,7 +60,7 @@ enum State {
     /// Sends digests; `next` counts pages in the order of the config.
     Auditing { next: u64 },
     /// Sends device and CPU state.
-    Sections { next: usize },
+    Sections { next: usize, continues: bool },
     /// `Final` was sent; awaits `Ready`.
     Finishing,
     /// `Go` is on its way, its last byte has not left.
@@ -69,6 +69,13 @@ enum State {
     Gone,
     /// It is over.
     Finished(Outcome),
+}
+
+impl State {
+    const FIRST_SECTION: Self = Self::Sections {
+        next: 0,
+        continues: false,
+    };
 }
 
 /// The engine of one migration away from this machine.
@@ -209,7 +216,9 @@ impl<'m> Source<'m> {
                 State::FinalPass => self.put_pages(vm, &mut budget),
                 State::FinalPassEnding => *event = Some(self.end_final_pass(vm, now)),
                 State::Auditing { next } => self.put_digests(next, vm, now, &mut budget)?,
-                State::Sections { next } => self.put_section(next, vm, now)?,
+                State::Sections { next, continues } => {
+                    self.put_section(next, continues, vm, now)?;
+                }
                 State::Connecting | State::Finishing | State::Leaving | State::Gone => {
                     return self.wait_for_peer(now);
                 }

@@ -38,7 +38,7 @@ impl Source<'_> {
         self.state = if self.config.audit {
             State::Auditing { next: 0 }
         } else {
-            State::Sections { next: 0 }
+            State::FIRST_SECTION
         };
         Event::RoundDone(stats)
     }
@@ -55,7 +55,7 @@ impl Source<'_> {
         let count = left.min(DIGESTS_PER_RECORD as u64).min(u64::from(*budget));
         let (Some(vacant), true) = (self.outbox.vacant(), count > 0) else {
             self.end_part(now, |downtime| &mut downtime.audit_us);
-            self.state = State::Sections { next: 0 };
+            self.state = State::FIRST_SECTION;
             return Ok(());
         };
         *budget -= count as u32;
@@ -73,10 +73,12 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// Puts section `next` into the outbox, or `Final` after the last one.
+    /// Puts a record of section `next` into the outbox, or `Final` after the last
+    /// section.
     pub(super) fn put_section(
         &mut self,
         next: usize,
+        continues: bool,
         vm: &mut impl SourceVm,
         now: u64,
     ) -> Result<(), SourceError> {
@@ -86,9 +88,14 @@ impl Source<'_> {
         match self.config.sections.get(next) {
             Some(&info) => {
                 vacant.put(Kind::Section, |payload| {
-                    write_section(info, payload, |state| vm.save(next, state))
+                    write_section(info, continues, payload, |state| match continues {
+                        false => vm.save(next, state),
+                        true => vm.save_more(next, state),
+                    })
                 })?;
-                self.state = State::Sections { next: next + 1 };
+                let continues = vm.has_more(next);
+                let next = if continues { next } else { next + 1 };
+                self.state = State::Sections { next, continues };
             }
             None => {
                 vacant.put_empty(Kind::Final);

@@ -56,6 +56,21 @@ pub trait SourceVm {
     /// length. The guest stays able to resume.
     fn save(&mut self, index: usize, to: &mut [u8]) -> Result<usize, VmError>;
 
+    /// Whether there is more to save of section `index` than was saved so far,
+    /// because it did not fit.
+    fn has_more(&self, index: usize) -> bool {
+        let _ = index;
+        false
+    }
+
+    /// Goes on where the last call for this section stopped: writes at least one
+    /// byte to the front of `to` and returns how many. Called while
+    /// [`SourceVm::has_more`] says so.
+    fn save_more(&mut self, index: usize, to: &mut [u8]) -> Result<usize, VmError> {
+        let _ = (index, to);
+        Err(VmError("the section has no more to save"))
+    }
+
     /// Undoes [`SourceVm::pause`] and a finished or unfinished
     /// [`SourceVm::quiesce`]: the guest runs on here.
     fn resume(&mut self);

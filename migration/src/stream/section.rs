@@ -11,13 +11,14 @@ struct Head {
     id: U16,
     version: U16,
     instance: U16,
-    reserved: U16,
+    /// 1: goes on with the section of the record before; otherwise 0.
+    continues: U16,
     /// Bytes of state, before the padding.
     length: U32,
     reserved2: U32,
 }
 
-/// The most bytes of state in one section.
+/// The most bytes of state in one record of a section.
 pub const MAX_SECTION_BYTES: usize = MAX_PAYLOAD - size_of::<Head>();
 
 /// A view of a `Section` record.
@@ -25,7 +26,9 @@ pub const MAX_SECTION_BYTES: usize = MAX_PAYLOAD - size_of::<Head>();
 pub struct Section<'a> {
     /// Which section.
     pub info: SectionInfo,
-    /// Its state, in a layout that `info` names.
+    /// Whether it goes on with the section of the record before.
+    pub continues: bool,
+    /// Its state, or more of it, in a layout that `info` names.
     pub bytes: &'a [u8],
 }
 
@@ -40,21 +43,30 @@ impl<'a> Section<'a> {
         if length.checked_next_multiple_of(8) != Some(rest.len()) {
             return Err(bad_length);
         }
+        let continues = match (head.continues.get(), length) {
+            (0, _) => false,
+            // Something has to come, or it could go on for ever.
+            (1, 1..) => true,
+            _ => return Err(StreamError::Field("continuation of a section")),
+        };
         Ok(Self {
             info: SectionInfo {
                 id: SectionId(head.id.get()),
                 version: head.version.get(),
                 instance: head.instance.get(),
             },
+            continues,
             bytes: rest.get(..length).ok_or(bad_length)?,
         })
     }
 }
 
-/// Writes a section whose state `save` puts into the buffer it gets, returning its
-/// length. Returns the payload's length, padded with zeros.
+/// Writes a record of a section, the first or one that `continues` it. `save` puts
+/// state into the buffer it gets and returns its length. Returns the payload's
+/// length, padded with zeros.
 pub(crate) fn write_section<E>(
     info: SectionInfo,
+    continues: bool,
     payload: &mut [u8],
     save: impl FnOnce(&mut [u8]) -> Result<usize, E>,
 ) -> Result<usize, E> {
@@ -66,7 +78,7 @@ pub(crate) fn write_section<E>(
         id: info.id.0.into(),
         version: info.version.into(),
         instance: info.instance.into(),
-        reserved: 0.into(),
+        continues: u16::from(continues).into(),
         length: (length as u32).into(),
         reserved2: 0.into(),
     };

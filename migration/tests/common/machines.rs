@@ -56,6 +56,10 @@ pub struct ToySource {
     /// Polls until the devices are at rest.
     pub quiesce_polls: u32,
     pub fail_save: bool,
+    /// The bytes of state that go into one record.
+    pub portion: usize,
+    /// The bytes of the current section that went.
+    saved: usize,
     random: Random,
     marks: u64,
     /// Written by the CPU since the last harvest.
@@ -106,6 +110,8 @@ impl ToySource {
             lose_every: 0,
             quiesce_polls: 2,
             fail_save: false,
+            portion: usize::MAX,
+            saved: 0,
             random,
             marks: 0,
             cpu_dirty: BTreeSet::new(),
@@ -217,9 +223,18 @@ impl SourceVm for ToySource {
         if self.fail_save {
             return Err(VmError("the device lost its state"));
         }
-        let state = &self.state[index];
-        to[..state.len()].copy_from_slice(state);
-        Ok(state.len())
+        self.saved = 0;
+        self.save_more(index, to)
+    }
+    fn has_more(&self, index: usize) -> bool {
+        self.saved < self.state[index].len()
+    }
+    fn save_more(&mut self, index: usize, to: &mut [u8]) -> Result<usize, VmError> {
+        let rest = &self.state[index][self.saved..];
+        let part = &rest[..rest.len().min(self.portion)];
+        to[..part.len()].copy_from_slice(part);
+        self.saved += part.len();
+        Ok(part.len())
     }
     fn resume(&mut self) {
         assert!(!self.running);
@@ -266,6 +281,12 @@ impl DestinationVm for ToyDestination {
     }
     fn load(&mut self, info: SectionInfo, bytes: &[u8]) -> Result<(), VmError> {
         self.loaded.push((info, bytes.to_vec()));
+        Ok(())
+    }
+    fn load_more(&mut self, info: SectionInfo, bytes: &[u8]) -> Result<(), VmError> {
+        let (last, loaded) = self.loaded.last_mut().unwrap();
+        assert_eq!(*last, info);
+        loaded.extend(bytes);
         Ok(())
     }
     fn complete(&mut self) -> Poll<Result<(), VmError>> {

@@ -16,6 +16,7 @@ mod seed;
 mod stream;
 mod unit;
 mod viommu;
+mod virtio;
 
 /// One entrance for hostile input.
 #[derive(Clone, Copy, Debug)]
@@ -27,10 +28,14 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target {
         name: "viommu",
         run: viommu::run,
+    },
+    Target {
+        name: "virtio",
+        run: virtio::run,
     },
     Target {
         name: "seed",

@@ -3,7 +3,10 @@
 //! Nothing is checked here but that the machine survives: the work that follows
 //! needs a unit that comes up as if nothing had been, and memory that is whole.
 
-use crate::machine::{MachineError, find_device, registers, unit_range};
+use crate::machine::{MachineError, find_device, registers};
+use crate::remapping::{find_virtio, unit_range};
+mod virtio;
+
 use hv_core::PAGE_SIZE;
 use hv_core::memory::Frame;
 use hv_core::mmio::Mmio;
@@ -31,6 +34,9 @@ static DESCRIPTORS: Frame = Frame::zeroed();
 
 /// Feeds garbage, then turns everything off again.
 pub(crate) fn feed(boot: &BootInfo, seed: u64) -> Result<(), MachineError> {
+    if let Some(unit) = find_virtio(boot) {
+        return virtio::feed(unit.registers.raw(), seed);
+    }
     let (_, function) = find_device()?;
     let device = SourceId::new(function.requester_id());
     let unit = registers(unit_range(boot, device)?)?;

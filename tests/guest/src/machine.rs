@@ -2,22 +2,22 @@
 #![allow(unsafe_code)]
 
 use crate::device::{Edu, VECTOR};
+use crate::remapping::{self, AnyRemapping, Virtio, VirtioError, Vtd};
 use hv_core::dirty::DirtyLog;
-use hv_core::memory::{AddSlotError, Frame, FramePool, GuestMemory, PhysMemory, Slot};
+use hv_core::memory::{AddSlotError, Frame, GuestMemory, PhysMemory, Slot};
 use hv_core::{Gfn, Hpa, PAGE_SHIFT, PAGE_SIZE};
 use iommu::addr::RangeError as IovaRangeError;
-use iommu::dmar::{Dmar, DmarError};
-use iommu::host::vtd::{Implementation, StartError, VtdUnit};
+use iommu::dmar::DmarError;
+use iommu::host::vtd::StartError;
 use iommu::layer::{MapError, TooFewPins};
-use iommu::space::{Access, Attachment, DmaSpace, SpaceError};
-use iommu::tables::VtdSecondStage;
-use iommu::unit::{DomainId, SourceId};
+use iommu::space::{Access, SpaceError};
+use iommu::unit::SourceId;
 use iommu::unmap::UnmapError;
-use iommu::{Iommu, Iova, IovaRange, Parts};
-use ledger_guest::ledger::{DOMAINS, MAX_PAGES, Page};
+use iommu::{Iova, IovaRange};
+use ledger_guest::ledger::{MAX_PAGES, Page};
 use spin::Once;
 use strandline_rt::BootInfo;
-use strandline_rt::acpi::{AcpiError, DMAR, Tables};
+use strandline_rt::acpi::{AcpiError, Signature, Tables};
 use strandline_rt::apic::{LocalApic, Mode, NoX2Apic};
 use strandline_rt::memory_map::FreeMemory;
 use strandline_rt::pci::{ConfigPorts, EDU, Function, Message, PciError};
@@ -27,8 +27,6 @@ use strandline_rt::physical::{FirmwareMemory, IdentityMemory, MmioWindow, PhysRa
 const TABLE_FRAMES: u64 = 256;
 /// Fewer pages make too small a ledger.
 const MIN_PAGES: u64 = 64;
-/// The size of a VT-d unit's register window.
-const UNIT_BYTES: u64 = 4096;
 
 /// Why the machine cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +35,7 @@ pub(crate) enum MachineError {
     Acpi(#[from] AcpiError),
     #[error(transparent)]
     Dmar(#[from] DmarError),
-    #[error("the DMAR table names no unit for the device")]
+    #[error("ACPI names no IOMMU for the device")]
     NoUnit,
     #[error(transparent)]
     Pci(#[from] PciError),
@@ -53,6 +51,8 @@ pub(crate) enum MachineError {
     Pins(#[from] TooFewPins),
     #[error(transparent)]
     Unit(#[from] StartError),
+    #[error("virtio-iommu: {0}")]
+    Virtio(#[from] VirtioError),
     #[error(transparent)]
     Space(#[from] SpaceError),
     #[error(transparent)]
@@ -76,10 +76,7 @@ pub(crate) struct Faults {
 pub(crate) struct Machine {
     /// The device.
     pub(crate) edu: Edu,
-    source: SourceId,
-    dma: Iommu<'static, IdentityMemory, VtdUnit<MmioWindow, &'static IdentityMemory>>,
-    domains: [DomainId; DOMAINS],
-    current: usize,
+    iommu: AnyRemapping,
     memory: &'static IdentityMemory,
     arena: PhysRange,
     faults: Faults,
@@ -126,40 +123,29 @@ impl Machine {
             hpa: Hpa::new(arena.start),
             frames: pages,
         })?;
-        let half = TABLE_FRAMES / 2;
-        let pool = |index| {
-            let start = Hpa::new(table_range.start + index * half * PAGE_SIZE);
-            FramePool::new(start, half)
-        };
         let (config, function) = find_device()?;
         let source = SourceId::new(function.requester_id());
-        let unit = VtdUnit::start(
-            registers(unit_range(boot, source)?)?,
-            memory,
-            pool(0),
-            Implementation::Emulated,
-        )?;
-        let mut dma = Iommu::new(Parts {
-            mem: memory,
-            format: VtdSecondStage,
-            unit,
-            guest: ARENA.call_once(|| guest),
-            pool: pool(1),
-            pins,
-        })?;
-        let domains = [dma.create_domain()?, dma.create_domain()?];
+        let mut iommu = match remapping::find_virtio(boot) {
+            Some(unit) => AnyRemapping::Virtio(Virtio::start(unit, source)?),
+            None => {
+                let memory = remapping::Memory {
+                    memory,
+                    arena: ARENA.call_once(|| guest),
+                    tables: table_range,
+                    pins,
+                };
+                AnyRemapping::Vtd(Vtd::start(boot, source, memory)?)
+            }
+        };
 
         let apic = LocalApic::enable(Mode::X2Apic)?;
-        dma.attach(source, Attachment::Domain(domains[0]))?;
+        iommu.get().attach(0)?;
         function.enable(&config, true);
         function.enable_msi(&config, Message::fixed(apic.id(), VECTOR)?)?;
         let edu = Edu::new(registers(function.bar(&config, 0)?)?).ok_or(MachineError::NoEdu)?;
         Ok(Self {
             edu,
-            source,
-            dma,
-            domains,
-            current: 0,
+            iommu,
             memory,
             arena,
             faults: Faults::default(),
@@ -198,33 +184,28 @@ impl Machine {
     ) -> Result<(), MachineError> {
         let range = IovaRange::new(iova, 1)?;
         let gpa = self.gfn(page).gpa();
-        Ok(self
-            .dma
-            .map(self.domains[self.current], range, gpa, access)?)
+        self.iommu.get().map(range, gpa, access)
     }
 
     /// Unmaps pages in the device's current domain.
     pub(crate) fn unmap(&mut self, iova: Iova, pages: u64) -> Result<(), MachineError> {
         let range = IovaRange::new(iova, pages)?;
-        self.dma.unmap(self.domains[self.current], range, None)?;
-        Ok(())
+        self.iommu.get().unmap(range)
     }
 
     /// Attaches the device to another domain.
     pub(crate) fn switch(&mut self, domain: usize) -> Result<(), MachineError> {
-        self.current = domain % DOMAINS;
-        let to = Attachment::Domain(self.domains[self.current]);
-        Ok(self.dma.attach(self.source, to)?)
+        self.iommu.get().attach(domain)
     }
 
     /// Takes the faults the IOMMU recorded, when `expected` more were provoked.
     pub(crate) fn take_faults(&mut self, expected: u64) {
         self.faults.expected += expected;
-        while let Some(fault) = self.dma.take_fault() {
-            if fault.source == self.source && fault.write {
+        while let Some(fault) = self.iommu.get().take_fault() {
+            if fault.write {
                 self.faults.seen += 1;
             } else {
-                log::warn!("a fault nobody provoked: {fault:?}");
+                log::warn!("a fault nobody provoked: a read at {}", fault.iova);
             }
         }
     }
@@ -247,15 +228,15 @@ pub(crate) fn find_device() -> Result<(ConfigPorts, Function), PciError> {
     Ok((config, function))
 }
 
-/// Where the registers of the device's IOMMU are, according to ACPI.
-pub(crate) fn unit_range(boot: &BootInfo, device: SourceId) -> Result<PhysRange, MachineError> {
+/// An ACPI table, copied to `to`.
+pub(crate) fn table<'b>(
+    boot: &BootInfo,
+    signature: Signature,
+    to: &'b mut [u8],
+) -> Result<&'b [u8], MachineError> {
     // SAFETY: an image on the identity map, which reads what ACPI names.
     let firmware = unsafe { FirmwareMemory::new() };
-    let mut bytes = [0; 1024];
-    let table = Tables::new(&firmware, boot.rsdp())?.copy(DMAR, &mut bytes)?;
-    let unit = Dmar::parse(table)?.unit_for(0, device);
-    let base = unit.ok_or(MachineError::NoUnit)?.registers.raw();
-    PhysRange::new(base, UNIT_BYTES).ok_or(MachineError::NoUnit)
+    Ok(Tables::new(&firmware, boot.rsdp())?.copy(signature, to)?)
 }
 
 /// A window on registers that ACPI or PCI named.

@@ -8,6 +8,8 @@ mod garbage;
 #[cfg(strandline_image)]
 mod machine;
 #[cfg(strandline_image)]
+mod remapping;
+#[cfg(strandline_image)]
 mod report;
 #[cfg(strandline_image)]
 mod work;

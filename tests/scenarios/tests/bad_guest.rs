@@ -3,6 +3,7 @@
 
 use scenarios::migrates;
 use xtask::run::Run;
+use xtask::viommu::Viommu;
 
 fn in_mode(mode: &str) -> Run {
     Run {
@@ -17,6 +18,16 @@ fn in_mode(mode: &str) -> Run {
 #[test]
 fn a_guest_that_fed_its_iommu_garbage_has_a_unit_that_works_and_can_be_moved() {
     let moved = migrates(&in_mode("garbage"));
+    assert!(moved.account.faults > 0, "{:?}", moved.account);
+}
+
+#[test]
+fn a_guest_that_feeds_its_virtio_iommu_garbage_gets_the_faults_it_expects() {
+    let moved = migrates(&Run {
+        viommu: Viommu::Virtio,
+        guest_options: vec!["mode=garbage".to_owned()],
+        ..Run::new("garbage-virtio-iommu")
+    });
     assert!(moved.account.faults > 0, "{:?}", moved.account);
 }
 

@@ -3,6 +3,7 @@
 use scenarios::{Moved, migrates};
 use xtask::iommu::Iommu;
 use xtask::run::Run;
+use xtask::viommu::Viommu;
 
 /// The pages that matter most: last written by the device, then unmapped. With
 /// fewer of them a run shows little.
@@ -52,6 +53,15 @@ fn a_guest_loses_nothing_with_seed_2() {
 #[test]
 fn a_guest_loses_nothing_with_seed_3() {
     loses_nothing(3);
+}
+
+/// The guest's own IOMMU is a virtio-iommu: the mappings themselves go across.
+#[test]
+fn main_job_on_virtio_iommu() {
+    job_done(&Run {
+        viommu: Viommu::Virtio,
+        ..Run::new("main-virtio-iommu")
+    });
 }
 
 /// The other vendor's remapping unit under the same guest, which sees a VT-d unit

@@ -11,6 +11,7 @@ use xtask::run::Run;
 use xtask::sabotage::Sabotage;
 use xtask::units::Size;
 use xtask::verdict::{Expect, judge};
+use xtask::viommu::Viommu;
 
 /// Runs with the mechanism broken and returns what was seen of the destination.
 /// The guest moved and the run is red, with frames named.
@@ -83,6 +84,16 @@ fn pages_are_lost_if_evidence_is_cleared_without_dropping_what_is_cached() {
         max_bandwidth: Some(Size::mib(1)),
         ..Run::new("sabotage-evidence-drain-vtd-fs")
     });
+}
+
+#[test]
+fn pages_are_lost_without_the_report_at_unmap_from_a_virtio_iommu() {
+    let seen = red_in(&Run {
+        sabotage: Some(Sabotage::UnmapReport),
+        viommu: Viommu::Virtio,
+        ..Run::new("sabotage-unmap-report-virtio-iommu")
+    });
+    assert!(!seen.lost.is_empty(), "the guest found nothing: {seen:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use xtask::run::Run;
 use xtask::sabotage::Sabotage;
 use xtask::units::{Size, Span};
 use xtask::verdict::{Expect, judge};
+use xtask::viommu::Viommu;
 
 /// Migrate a running guest between two hypervisors and verify every page.
 ///
@@ -33,6 +34,9 @@ pub(crate) struct Args {
     /// Remapping unit of both machines
     #[arg(long, value_enum, value_name = "KIND", default_value = "vtd")]
     iommu: Iommu,
+    /// IOMMU that the guest is given
+    #[arg(long, value_enum, value_name = "KIND", default_value = "vtd")]
+    viommu: Viommu,
     /// Bytes a second that the migration may send, in the machine's time [default:
     /// 2M, so that the guest does a lot meanwhile]
     #[arg(long, value_name = "SIZE")]
@@ -82,11 +86,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if args.iommu != Iommu::default() {
         scenario = format!("{scenario}-{}", args.iommu.name());
     }
+    if args.viommu != Viommu::default() {
+        scenario = format!("{scenario}-viommu-{}", args.viommu.name());
+    }
     let usual = Run::new(&scenario);
     let run = Run {
         seed: args.seed,
         memory: args.memory,
         iommu: args.iommu,
+        viommu: args.viommu,
         max_bandwidth: args.max_bandwidth.or(usual.max_bandwidth),
         downtime_limit: args.downtime_limit.or(usual.downtime_limit),
         migrate_after: args.migrate_after.or(usual.migrate_after),

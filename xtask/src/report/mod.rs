@@ -52,6 +52,8 @@ pub struct Report {
     pub dirty_mode: String,
     /// Why it was that and no more.
     pub dirty_reason: String,
+    /// The kind of IOMMU that the guest was given.
+    pub viommu: String,
     /// Whether the remapping units tell of the DMA they refuse.
     pub dma_faults_reported: bool,
     /// Faults that the remapping hardware recorded on both machines.
@@ -128,6 +130,7 @@ impl Report {
             iommu: run.iommu.name(),
             dirty_mode,
             dirty_reason,
+            viommu: run.viommu.name(),
             dma_faults_reported: outcome.reports_faults(),
             dma_faults: outcome
                 .source

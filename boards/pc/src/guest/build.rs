@@ -21,8 +21,11 @@ use iommu::ivrs::IvrsError;
 use iommu::layer::TooFewPins;
 use iommu::space::SpaceError;
 use iommu::unit::SourceId;
-use iommu::viommu::vtd::{HOST_ADDRESS_WIDTH, VtdConfig, VtdUnit};
+use iommu::viommu::any::{AnyViommu, Kind};
+use iommu::viommu::virtio::Cursor;
+use iommu::viommu::vtd::HOST_ADDRESS_WIDTH;
 use iommu::viommu::{Passthrough, Passthroughs, Service, Viommu};
+use iommu::viot::VirtioMmio;
 use iommu::vtd::AddressWidth;
 use iommu::{Iommu, Parts};
 use raw_cpuid::cpuid;
@@ -103,11 +106,12 @@ pub struct Resources<'m> {
 }
 
 impl<'m> Guest<'m> {
-    /// A guest that starts with `payload`, or an empty one, paused until it
+    /// A guest with a vIOMMU of that kind that starts with `payload`, or an empty one, paused until it
     /// arrives from elsewhere.
     pub fn build(
         host: &'m Host,
         resources: Resources<'m>,
+        kind: Kind,
         payload: Option<&Payload<'_>>,
     ) -> Result<Self, BuildError> {
         let Resources { frames, memory, .. } = resources;
@@ -149,14 +153,12 @@ impl<'m> Guest<'m> {
             tables.map_device(at, Hpa::new(range.start), range.bytes)?;
         }
 
-        let mut viommu = VtdUnit::new(&VtdConfig {
-            width: AddressWidth::Bits39,
-            devices: passthroughs(source_id),
-        });
+        let devices = passthroughs(source_id);
+        let mut viommu = AnyViommu::new(kind, AddressWidth::Bits39, devices);
         while viommu.service(memory, &mut dma, super::VIOMMU_BUDGET)? == Service::More {}
 
         let state = match payload {
-            Some(payload) => load(memory, payload)?,
+            Some(payload) => load(memory, payload, kind)?,
             None => VcpuState::pvh(0, 0),
         };
         let mut pci = PciBus::new();
@@ -173,7 +175,10 @@ impl<'m> Guest<'m> {
             vm: Vm::new(memory, tables, vcpu, state, platform),
             dma,
             viommu,
-            sections: Part::all(cpus).map(|part| part.section(&device)).collect(),
+            saved: Cursor::default(),
+            sections: Part::all(cpus)
+                .map(|part| part.section(kind, &device))
+                .collect(),
             device,
             console: Serial::open(Port::Com3),
             worker,
@@ -206,12 +211,19 @@ pub fn add_memory(
 fn load(
     memory: &GuestMemory<'_, IdentityMemory>,
     payload: &Payload<'_>,
+    viommu: Kind,
 ) -> Result<VcpuState, BootError> {
-    let dmar = GuestUnit {
-        registers: VIOMMU,
-        host_address_width: HOST_ADDRESS_WIDTH,
-    };
-    boot::load(memory, payload, &[&dmar.table()])
+    let registers = VIOMMU;
+    match viommu {
+        Kind::Vtd => {
+            let dmar = GuestUnit {
+                registers,
+                host_address_width: HOST_ADDRESS_WIDTH,
+            };
+            boot::load(memory, payload, &[&dmar.table()])
+        }
+        Kind::Virtio => boot::load(memory, payload, &[&VirtioMmio { registers }.table()]),
+    }
 }
 
 fn passthroughs(host: SourceId) -> Passthroughs {

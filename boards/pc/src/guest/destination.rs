@@ -1,13 +1,13 @@
 //! The guest as migration's destination sees it: empty until it arrives.
 
-use super::{Guest, Part, VIOMMU_BUDGET, get};
+use super::{Guest, Part, VIOMMU_BUDGET, WRONG_LENGTH, get};
 use crate::events;
 use core::task::Poll;
 use hv_core::Gfn;
 use hv_core::memory::Frame;
 use hv_core::platform::PlatformState;
 use hv_core::vm::{CpuState, RestoreError};
-use iommu::viommu::vtd::VtdState;
+use iommu::viommu::any::AnyState;
 use iommu::viommu::{Service, Viommu};
 use log::error;
 use migration::VmError;
@@ -54,7 +54,7 @@ impl DestinationVm for Guest<'_> {
                 self.vm.restore_platform(&state).map_err(refused)
             }
             Part::Viommu => {
-                let state = get::<VtdState>(bytes)?;
+                let state = AnyState::read(self.viommu.kind(), bytes).ok_or(WRONG_LENGTH)?;
                 self.viommu.restore(&state).map_err(|error| {
                     error!("{error}");
                     VmError("the vIOMMU's state is refused")
@@ -62,6 +62,15 @@ impl DestinationVm for Guest<'_> {
             }
             Part::Device => self.load_device(bytes),
         }
+    }
+
+    /// Mappings that only the vIOMMU of the source knew of.
+    fn load_more(&mut self, _: SectionInfo, bytes: &[u8]) -> Result<(), VmError> {
+        let restored = self.viommu.restore_mappings(&mut self.dma, bytes);
+        restored.map_err(|error| {
+            error!("{error}");
+            VmError("the vIOMMU's mappings are refused")
+        })
     }
 
     /// Mappings first: the vIOMMU reads the guest's tables, which arrived with its

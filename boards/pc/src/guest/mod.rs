@@ -38,7 +38,8 @@ use iommu::Iommu;
 use iommu::space::SpaceError;
 use iommu::tables::AnyFormat;
 use iommu::unit::DmaFault;
-use iommu::viommu::vtd::{STATE_VERSION, VtdUnit, WINDOW};
+use iommu::viommu::any::{AnyViommu, Kind};
+use iommu::viommu::virtio::Cursor;
 use iommu::viommu::{Service, Viommu};
 use log::info;
 use migration::VmError;
@@ -76,14 +77,20 @@ enum Part {
 
 impl Part {
     /// How the stream names it.
-    fn section(self, device: &Assigned<'_>) -> SectionInfo {
+    fn section(self, viommu: Kind, device: &Assigned<'_>) -> SectionInfo {
         match self {
             Self::Cpu(number) => SectionInfo {
                 instance: number as u16,
                 ..section(1, 4)
             },
             Self::Platform => section(4, 1),
-            Self::Viommu => section(2, STATE_VERSION as u16),
+            Self::Viommu => {
+                let id = match viommu {
+                    Kind::Vtd => 2,
+                    Kind::Virtio => 6,
+                };
+                section(id, viommu.state_version() as u16)
+            }
             Self::Device => device.section(),
         }
     }
@@ -111,7 +118,9 @@ pub struct Guest<'m> {
     memory: &'m GuestMemory<'m, IdentityMemory>,
     vm: Machine<'m>,
     dma: Dma<'m>,
-    viommu: VtdUnit,
+    viommu: AnyViommu,
+    /// How far the mappings were saved that the vIOMMU alone knows of.
+    saved: Cursor,
     device: Assigned<'m>,
     console: Serial,
     /// The physical CPU that the guest's second one is on.
@@ -192,11 +201,12 @@ impl<'m> Guest<'m> {
     /// Lends the virtual machine all registers on the guest's bus, and its console.
     fn with_bus<T>(&mut self, act: impl FnOnce(&mut Machine<'m>, &mut Outside<'_, '_>) -> T) -> T {
         let bar = self.vm.platform().pci.window(0);
+        let window = self.viommu.kind().window();
         let mut registers = Registers(&mut self.viommu);
         let mut regions = Vec::<_, 2>::new();
         let viommu = MmioRegion {
             gpa: VIOMMU,
-            bytes: WINDOW,
+            bytes: window,
             device: &mut registers,
         };
         // The first that contains an address has it; there is room for two.
@@ -260,7 +270,7 @@ impl<'m> Guest<'m> {
         }
     }
 
-    /// Faults of the device become fault records of the guest's own unit.
+    /// Faults of the device become faults of the guest's own unit.
     fn hand_on_faults(&mut self) {
         let before = self.faults;
         for _ in 0..FAULT_BUDGET {
@@ -290,7 +300,7 @@ impl<'m> Guest<'m> {
 }
 
 /// The vIOMMU's registers on the guest's bus.
-struct Registers<'a>(&'a mut VtdUnit);
+struct Registers<'a>(&'a mut AnyViommu);
 
 impl MmioDevice for Registers<'_> {
     fn read(&mut self, offset: u64, width: u8) -> u64 {
@@ -304,7 +314,11 @@ impl MmioDevice for Registers<'_> {
 
 /// Writes state to the front of a section's place, and returns how long it is.
 fn put(state: &(impl IntoBytes + Immutable), to: &mut [u8]) -> Result<usize, VmError> {
-    let bytes = state.as_bytes();
+    put_bytes(state.as_bytes(), to)
+}
+
+/// Writes state that is laid out already.
+fn put_bytes(bytes: &[u8], to: &mut [u8]) -> Result<usize, VmError> {
     let place = to
         .get_mut(..bytes.len())
         .ok_or(VmError("a section is too large"))?;
@@ -312,7 +326,9 @@ fn put(state: &(impl IntoBytes + Immutable), to: &mut [u8]) -> Result<usize, VmE
     Ok(bytes.len())
 }
 
+const WRONG_LENGTH: VmError = VmError("a section has the wrong length");
+
 /// Reads the state in a section.
 fn get<T: FromBytes>(bytes: &[u8]) -> Result<T, VmError> {
-    T::read_from_bytes(bytes).map_err(|_| VmError("a section has the wrong length"))
+    T::read_from_bytes(bytes).map_err(|_| WRONG_LENGTH)
 }

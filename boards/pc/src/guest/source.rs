@@ -1,11 +1,12 @@
 //! The guest as migration's source sees it.
 
-use super::{Guest, Part, put};
+use super::{Guest, Part, put, put_bytes};
 use core::task::Poll;
 use hv_core::Gfn;
 use hv_core::dirty::DirtyLog;
 use hv_core::memory::{Frame, Slot};
 use iommu::viommu::Viommu;
+use iommu::viommu::virtio::{Cursor, MAPPING_BYTES};
 use log::error;
 use migration::VmError;
 use migration::source::SourceVm;
@@ -97,9 +98,24 @@ impl SourceVm for Guest<'_> {
         match part.ok_or(VmError("there is no such section"))? {
             Part::Cpu(number) => put(&self.vm.save_cpu(number), to),
             Part::Platform => put(&self.vm.save_platform(), to),
-            Part::Viommu => put(&self.viommu.save(), to),
+            Part::Viommu => {
+                self.saved = Cursor::default();
+                put_bytes(self.viommu.save().as_bytes(), to)
+            }
             Part::Device => self.save_device(to),
         }
+    }
+
+    fn has_more(&self, index: usize) -> bool {
+        let mut next = self.saved;
+        let mut record = [0; MAPPING_BYTES];
+        Part::all(self.vm.cpu_count()).nth(index) == Some(Part::Viommu)
+            && self.viommu.save_mappings(&self.dma, &mut next, &mut record) > 0
+    }
+
+    /// The mappings that the vIOMMU alone knows of.
+    fn save_more(&mut self, _: usize, to: &mut [u8]) -> Result<usize, VmError> {
+        Ok(self.viommu.save_mappings(&self.dma, &mut self.saved, to))
     }
 
     fn resume(&mut self) {

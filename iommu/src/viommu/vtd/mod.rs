@@ -40,6 +40,7 @@ mod work;
 pub use capability::HOST_ADDRESS_WIDTH;
 pub use state::{STATE_VERSION, VtdState};
 
+use super::steps::Stepwise;
 use super::{Msi, Passthroughs, Service, StateError, Viommu};
 use crate::Iova;
 use crate::space::{DmaSpace, SpaceError};
@@ -160,21 +161,11 @@ impl Viommu for VtdUnit {
         space: &mut impl DmaSpace,
         budget: u32,
     ) -> Result<Service, SpaceError> {
-        for _ in 0..budget {
-            if self.is_idle() {
-                return Ok(Service::Idle);
-            }
-            self.step(guest, space)?;
-        }
-        Ok(if self.is_idle() {
-            Service::Idle
-        } else {
-            Service::More
-        })
+        self.work(guest, space, budget)
     }
 
     fn is_idle(&self) -> bool {
-        !self.has_work()
+        self.is_resting()
     }
 
     /// A fault becomes a record, with the reason that the guest's own tables give.

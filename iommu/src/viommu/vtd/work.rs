@@ -1,15 +1,4 @@
-//! The unit's work, in bounded steps.
-//!
-//! One job is in hand at a time. It is chosen from what the registers and the
-//! queue ask for, advanced step by step, and only at its end does the guest's
-//! view change. So the guest is never told of something that does not hold, and
-//! a job that is dropped (save, restore) is found again where it was.
-//!
-//! ```text
-//!   registers, queue --choose--> job --step, step, step--> finish: GSTS, ICC, IVT,
-//!        ^                                                  or the queue's head
-//!        +--------------------------------------------------------+
-//! ```
+//! The unit's work, in bounded steps: see [`crate::viommu::steps`].
 
 use super::VtdUnit;
 use super::queue::Fetched;
@@ -17,6 +6,7 @@ use super::registers::BUSY;
 use super::walk::{GuestTable, PageRun, context};
 use crate::space::{Attachment, DmaSpace, SpaceError};
 use crate::unit::DomainId;
+use crate::viommu::steps::{Progress, Stepwise};
 use crate::vtd::{FaultStatus, Global, IotlbScope};
 use hv_core::PAGE_SHIFT;
 use hv_core::memory::{GuestMemory, PhysMemory};
@@ -70,7 +60,7 @@ pub(super) enum Origin {
 
 /// A task and its origin.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Job {
+pub(in crate::viommu) struct Job {
     pub(super) task: Task,
     pub(super) origin: Origin,
 }
@@ -134,6 +124,48 @@ enum Request {
     Descriptor,
 }
 
+impl Stepwise for VtdUnit {
+    type Job = Job;
+
+    fn job(&self) -> Option<Job> {
+        self.job
+    }
+
+    fn set_job(&mut self, job: Option<Job>) {
+        self.job = job;
+    }
+
+    fn is_asked(&self) -> bool {
+        self.request().is_some()
+    }
+
+    fn begin<M: PhysMemory>(
+        &mut self,
+        guest: &GuestMemory<'_, M>,
+        _: &impl DmaSpace,
+    ) -> Option<Job> {
+        let request = self.request()?;
+        self.carry_out(request, guest)
+    }
+
+    fn advance<M: PhysMemory>(
+        &mut self,
+        job: Job,
+        guest: &GuestMemory<'_, M>,
+        space: &mut impl DmaSpace,
+    ) -> Result<Progress<Job>, SpaceError> {
+        let next = self.next_task(job.task, guest, space)?;
+        Ok(match next {
+            Some(task) => Progress::More(Job { task, ..job }),
+            None => Progress::Done(job),
+        })
+    }
+
+    fn finish<M: PhysMemory>(&mut self, job: Job, _: &GuestMemory<'_, M>) {
+        self.tell(job.origin);
+    }
+}
+
 impl VtdUnit {
     fn request(&self) -> Option<Request> {
         let registers = &self.registers;
@@ -159,31 +191,8 @@ impl VtdUnit {
         }
     }
 
-    pub(super) fn has_work(&self) -> bool {
-        self.job.is_some() || self.request().is_some()
-    }
-
-    /// One step. On an error the unit is as before it, so that the next call
-    /// tries it again.
-    pub(super) fn step<M: PhysMemory>(
-        &mut self,
-        guest: &GuestMemory<'_, M>,
-        space: &mut impl DmaSpace,
-    ) -> Result<(), SpaceError> {
-        if let Some(job) = self.job {
-            let next = self.advance(job.task, guest, space)?;
-            self.job = next.map(|task| Job { task, ..job });
-            if next.is_none() {
-                self.finish(job.origin);
-            }
-        } else if let Some(request) = self.request() {
-            self.job = self.begin(request, guest);
-        }
-        Ok(())
-    }
-
     /// Carries out what takes no time, and makes a job of everything else.
-    fn begin<M: PhysMemory>(
+    fn carry_out<M: PhysMemory>(
         &mut self,
         request: Request,
         guest: &GuestMemory<'_, M>,
@@ -217,7 +226,7 @@ impl VtdUnit {
             Request::Descriptor => match self.fetch(guest) {
                 Fetched::Job(job) => Some(job),
                 Fetched::Done => {
-                    self.finish(Origin::Queue);
+                    self.tell(Origin::Queue);
                     None
                 }
                 Fetched::Malformed => {
@@ -228,9 +237,7 @@ impl VtdUnit {
         }
     }
 
-    /// Tells whoever asked. The only place where the guest's view changes because
-    /// a job is done.
-    fn finish(&mut self, origin: Origin) {
+    fn tell(&mut self, origin: Origin) {
         match origin {
             Origin::Start => self.started = true,
             Origin::Translation => {
@@ -246,7 +253,7 @@ impl VtdUnit {
     }
 
     /// The task after its next step; `None` when it is done.
-    fn advance<M: PhysMemory>(
+    fn next_task<M: PhysMemory>(
         &mut self,
         task: Task,
         guest: &GuestMemory<'_, M>,

@@ -1,0 +1,137 @@
+//! The virtio-iommu's state on its way to another machine.
+
+mod virtio_support;
+
+use iommu::layer::MapError;
+use iommu::viommu::virtio::{MAPPING_BYTES, VirtioState, VirtioUnit};
+use iommu::viommu::{Passthroughs, StateError, Viommu};
+use virtio_support::*;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// A machine with mappings of all sorts, and an unmap and a switch on their way.
+fn busy() -> Machine {
+    let mut machine = Machine::new();
+    assert_eq!(machine.attach(5, NIC, 0), OK);
+    assert_eq!(machine.attach(6, DISK, 0), OK);
+    assert_eq!(machine.map_pages(5, 0, 1, DATA), OK);
+    assert_eq!(machine.map_pages(5, 1, 1, DATA + 1), OK);
+    assert_eq!(machine.map_pages(5, 400, 700, DATA), OK);
+    assert_eq!(machine.map_pages(6, 512, 512, 512), OK);
+    machine.submit_request(&unmap(5, 400 << 12, (1100 << 12) - 1), 4);
+    machine.submit_request(&map(5, 400 << 12, (1300 << 12) - 1, 0x3000, READ), 4);
+    machine.submit_request(&attach(5, 0x20, 0), 4);
+    machine
+}
+
+#[test]
+fn requests_cut_anywhere_are_finished_by_the_destination() {
+    for steps in 0..30 {
+        let mut machine = busy();
+        for _ in 0..steps {
+            machine.step();
+        }
+        let state = machine.unit.save();
+        machine.migrate(MAPPING_BYTES).unwrap();
+        assert_eq!(machine.unit.save(), state);
+        machine.settle();
+        assert_eq!(machine.last_status(), OK);
+        let mut expected = vec![(0, DATA, 3), (1, DATA + 1, 3)];
+        expected.extend((0..900).map(|page| (400 + page, 3 + page, READ)));
+        assert_eq!(machine.pages(NIC), expected);
+        assert_eq!(machine.pages(DISK), expected);
+        // Boundaries went along.
+        assert_eq!(machine.unmap_pages(5, 400, 1), RANGE);
+        assert_eq!(machine.unmap_pages(5, 0, 1), OK);
+    }
+}
+
+#[test]
+fn faults_and_interrupts_go_along() {
+    let mut machine = Machine::new();
+    assert_eq!(machine.attach(1, NIC, 0), OK);
+    machine.migrate(320).unwrap();
+    assert_eq!(machine.read(0x60), 1, "nobody acknowledged it");
+    machine.descriptor(machine.events, 0, (0x6000, 24, true), None);
+    machine.offer(true, 0);
+    machine.settle();
+    machine
+        .unit
+        .inject_fault(machine.memory, NIC.host, iommu::Iova::new(0), true);
+    assert_eq!(machine.used(true), Some(24));
+}
+
+#[test]
+fn state_of_another_version_or_configuration_is_refused() {
+    let state = busy().unit.save();
+    let mut bytes = state.as_bytes().to_vec();
+    bytes[0] = 2;
+    let other = VirtioState::read_from_bytes(&bytes).unwrap();
+    let mut unit = VirtioUnit::new(&config());
+    assert_eq!(unit.restore(&other), Err(StateError::Version(2)));
+    let mut wide = config();
+    wide.width = 48;
+    let mut lonely = config();
+    lonely.devices = Passthroughs::new();
+    for config in [wide, lonely] {
+        let mut unit = VirtioUnit::new(&config);
+        assert_eq!(unit.restore(&state), Err(StateError::Configuration));
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_refused_or_restored_exactly() {
+    let mut machine = busy();
+    let bytes = machine.unit.save().as_bytes().to_vec();
+    let reset = VirtioUnit::new(&config()).save();
+    let mut refused = 0;
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let state = VirtioState::read_from_bytes(&flipped).unwrap();
+        let mut unit = VirtioUnit::new(&config());
+        match unit.restore(&state) {
+            Ok(()) => assert_eq!(unit.save(), state),
+            Err(_) => {
+                refused += 1;
+                assert_eq!(unit.save(), reset, "a refused state changes nothing");
+            }
+        }
+        if bit % 16 == 0 && machine.arrive(&flipped, &[]).is_ok() {
+            machine.settle();
+        }
+    }
+    assert!(refused > 300, "{refused}");
+}
+
+fn record(domain: u32, access: u32, [start, pages, gfn]: [u64; 3]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend([domain, access].map(u32::to_le_bytes).as_flattened());
+    bytes.extend([start, pages, gfn].map(u64::to_le_bytes).as_flattened());
+    bytes
+}
+
+#[test]
+fn a_mapping_that_no_unit_can_have_is_refused() {
+    let state = busy().unit.save();
+    let mut machine = busy();
+    let mut arrive = |record: Vec<u8>| machine.arrive(state.as_bytes(), &[record]);
+    let malformed = Err(StateError::Register("a mapping"));
+    assert_eq!(arrive(record(5, 3, [0x1000, 1, DATA])), Ok(()));
+    for bad in [
+        record(7, 3, [0x1000, 1, DATA]),
+        record(5, 0, [0x1000, 1, DATA]),
+        record(5, 4, [0x1000, 1, DATA]),
+        record(5, 3, [0x1001, 1, DATA]),
+        record(5, 3, [0x1000, 0, DATA]),
+        record(5, 3, [0x1000, 1 << 52, DATA]),
+        record(5, 3, [1 << 39, 1, DATA]),
+        record(5, 3, [0xfee0_0000, 1, DATA]),
+        record(5, 3, [0x1000, 1, DATA])[1..].to_vec(),
+    ] {
+        assert_eq!(arrive(bad), malformed);
+    }
+    let outside = arrive(record(5, 3, [0x1000, 1, FRAMES]));
+    assert_eq!(outside, Err(StateError::Mapping(MapError::NotGuestMemory)));
+    let twice = [record(5, 3, [0, 2, DATA]), record(5, 1, [0x1000, 1, DATA])].concat();
+    assert_eq!(arrive(twice), Err(StateError::Mapping(MapError::Overlap)));
+}
