@@ -59,7 +59,7 @@ pub fn run(
         if turn == Turn::Ran {
             continue;
         }
-        guest.take_interrupts(interrupts::take_pending());
+        guest.take_interrupts(interrupts::poll());
 
         if events::take_migration_request() {
             start_at = 0;

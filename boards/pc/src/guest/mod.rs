@@ -132,6 +132,9 @@ pub enum Turn {
     Ran,
     /// A host interrupt cut in.
     Interrupted,
+    /// The guest waits, and there is more to do for it: no host interrupt could cut
+    /// in.
+    Busy,
     /// The guest waits for an interrupt, or is paused.
     Idle,
 }
@@ -178,7 +181,8 @@ impl<'m> Guest<'m> {
                 Ok(Turn::Ran)
             }
             Event::Halted if self.viommu.is_idle() => Ok(Turn::Idle),
-            Event::Halted | Event::OtherCpu => Ok(Turn::Ran),
+            Event::Halted => Ok(Turn::Busy),
+            Event::OtherCpu => Ok(Turn::Ran),
             Event::GuestExit(CONTENT) => Err(GuestEnd::Exit(0)),
             Event::GuestExit(status) => Err(GuestEnd::Exit(status)),
             Event::Fatal(error) => Err(error.into()),
