@@ -116,15 +116,27 @@ impl<'t> Dmar<'t> {
     }
 
     /// The unit that translates for a device of a PCI segment: the one that names
-    /// it, or else the one for all devices that no other unit names. A device
-    /// behind a bridge that is named in its place is not found.
+    /// it, or else the one for all devices that no other unit names.
+    ///
+    /// Which buses lie behind a bridge the table does not say. So a device that
+    /// could lie behind one that is named in its place is not found: its unit might
+    /// be another than the one for all the rest.
     pub fn unit_for(&self, segment: u16, device: SourceId) -> Option<Drhd<'t>> {
         let names_it =
             |unit: &Drhd<'_>| unit.scopes().any(|scope| scope.endpoint() == Some(device));
         let units = || self.units().filter(|unit| unit.segment == segment);
-        units()
-            .find(names_it)
-            .or_else(|| units().find(|unit| unit.include_all))
+        let may_be_named_by_bridge = || {
+            let is_unresolved =
+                |scope: &DeviceScope<'_>| scope.is_pci() && scope.endpoint().is_none();
+            // No bridge leads to bus 0.
+            device.bus() != 0
+                && units().any(|unit| unit.scopes().any(|scope| is_unresolved(&scope)))
+        };
+        units().find(names_it).or_else(|| {
+            units()
+                .find(|unit| unit.include_all)
+                .filter(|_| !may_be_named_by_bridge())
+        })
     }
 
     /// Memory that firmware lets some devices use behind the system's back. Such a
@@ -211,6 +223,11 @@ pub struct DeviceScope<'t> {
 }
 
 impl DeviceScope<'_> {
+    /// Whether it is about PCI devices: one, or all behind a bridge.
+    pub fn is_pci(&self) -> bool {
+        matches!(self.kind, 1 | 2)
+    }
+
     /// The requester id of a PCI endpoint (kind 1) that lies on the start bus
     /// itself; `None` for any other scope.
     pub fn endpoint(&self) -> Option<SourceId> {

@@ -170,3 +170,20 @@ proptest! {
         prop_assert_eq!(unit.scopes().count(), 0);
     }
 }
+
+#[test]
+fn a_device_that_may_lie_behind_a_named_bridge_has_no_unit() {
+    let bridge = [2, 8, 0, 0, 0, 0, 0x1c, 0];
+    let two_hops = [1, 10, 0, 0, 0, 0, 0x1c, 0, 0, 0];
+    let ioapic = [3, 8, 0, 0, 9, 0xf0, 0x1f, 7];
+    let behind = SourceId::new(0x0100);
+    let on_bus_0 = SourceId::new(0x0010);
+    for (scope, is_found) in [(&bridge[..], false), (&two_hops, false), (&ioapic, true)] {
+        let bytes = table(&[drhd(0, 0xfed9_0000, scope), drhd(1, 0xfed9_1000, &[])].concat());
+        let dmar = Dmar::parse(&bytes).unwrap();
+        let base = |device| dmar.unit_for(0, device).map(|unit| unit.registers);
+        let for_the_rest = Hpa::new(0xfed9_1000);
+        assert_eq!(base(behind), is_found.then_some(for_the_rest));
+        assert_eq!(base(on_bus_0), Some(for_the_rest));
+    }
+}

@@ -166,6 +166,10 @@ fn each_rule_has_its_error() {
         })
     );
     assert_eq!(
+        error(&[hello(3), zeros(4, 3), zeros(4, 3)]),
+        stream(StreamError::LongRound(3))
+    );
+    assert_eq!(
         error(&[hello(3), zeros(4, 3), round_end(2, 0, 3)]),
         stream(StreamError::Order(Kind::RoundEnd))
     );

@@ -118,7 +118,8 @@ impl FreeMemory {
 
     /// Adds whole pages of `range` that are reachable and not there yet.
     fn add(&mut self, range: PhysRange) {
-        let start = range.start.max(LOW_MEMORY).next_multiple_of(PAGE_SIZE);
+        let start = range.start.clamp(LOW_MEMORY, REACHABLE);
+        let start = start.next_multiple_of(PAGE_SIZE);
         let end = range.end().min(REACHABLE) & !(PAGE_SIZE - 1);
         let Some(bytes) = end.checked_sub(start).filter(|bytes| *bytes > 0) else {
             return;
@@ -222,6 +223,7 @@ mod tests {
                 region(MIB, 2 * MIB + 5, RegionKind::Usable),
                 region(4 * MIB, 5 * MIB, RegionKind::Reserved),
                 region(u64::MAX - 0x5000, u64::MAX, RegionKind::Usable),
+                region(u64::MAX - 0x7ff, u64::MAX - 1, RegionKind::Usable),
             ],
             &[],
         );

@@ -50,9 +50,11 @@ mod command {
     /// From the buffer to memory, rather than the other way.
     pub(super) const TO_MEMORY: u64 = 1 << 1;
     /// Raise an interrupt when done.
+    #[cfg(test)]
     pub(super) const INTERRUPT: u64 = 1 << 2;
-    /// The bits that stay after a transfer.
-    pub(super) const LASTING: u64 = TO_MEMORY | INTERRUPT;
+    /// The bits that stay after a transfer: the device keeps also those that mean
+    /// nothing.
+    pub(super) const LASTING: u64 = !RUN;
 }
 
 /// Where the buffer lies, as the device's DMA engine addresses it.
@@ -334,7 +336,7 @@ mod tests {
             dma_source: BUFFER_ADDRESS,
             dma_destination: 0x77000,
             dma_count: 99,
-            dma_command: command::TO_MEMORY | command::INTERRUPT,
+            dma_command: 0xf8 | command::TO_MEMORY | command::INTERRUPT,
             buffer: core::array::from_fn(|i| i as u64 * 3),
         }
     }

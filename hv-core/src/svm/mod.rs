@@ -22,7 +22,7 @@ use crate::vcpu::gpr::{RAX, RSP};
 use crate::vcpu::{Entry, Exit, Fx, Intercepted, IoAccess, NestedFault, Pending, Vcpu, VcpuState};
 use crate::{Gpa, Hpa, PAGE_SIZE};
 use hw::VmcbFrame;
-use vmcb::{Vmcb, exit_code, intercept1, intercept2, tlb_control, vintr};
+use vmcb::{Vmcb, exit_code, intercept_exception, intercept1, intercept2, tlb_control, vintr};
 
 /// The frames that [`IdleVcpu::prepare`] takes: host save area, two VMCBs, the I/O
 /// permission map (3) and the MSR permission map (2).
@@ -148,6 +148,11 @@ fn vmcb_frame<'m, M: PhysMemory>(
 /// Fills in what stays the same for the life of the guest.
 fn prepare(vmcb: &mut Vmcb, nested_root: Hpa, iopm: Hpa, msrpm: Hpa) {
     let control = &mut vmcb.control;
+    // A guest can arrange that delivering one of these raises it again. The CPU
+    // would go on for ever and take no interrupt meanwhile (CVE-2015-5307,
+    // CVE-2015-8104); with an exit each time, the host gets its turn.
+    control.intercept_exceptions =
+        intercept_exception::DEBUG | intercept_exception::ALIGNMENT_CHECK;
     control.intercept1 = intercept1::INTR
         | intercept1::NMI
         | intercept1::INIT
@@ -341,6 +346,9 @@ fn decode(vmcb: &Vmcb, saves_next_rip: bool) -> Exit {
         // An NMI is the host's affair too: its handler runs once GIF is set.
         exit_code::INTR | exit_code::NMI => Exit::HostInterrupt,
         exit_code::VINTR => Exit::InterruptWindow,
+        // DR6 says already what it is about.
+        exit_code::DEBUG => Exit::Exception(Pending::exception(1, None)),
+        exit_code::ALIGNMENT_CHECK => Exit::Exception(Pending::exception(17, Some(0))),
         exit_code::CPUID => instruction(Intercepted::Cpuid, 2),
         exit_code::HLT => instruction(Intercepted::Halt, 1),
         exit_code::INVD | exit_code::WBINVD => instruction(Intercepted::WriteBack, 2),

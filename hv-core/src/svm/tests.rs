@@ -170,3 +170,14 @@ fn a_window_that_did_not_open_is_no_interrupt() {
     vmcb.control.vintr |= vintr::request(0);
     assert_eq!(undelivered_event(&vmcb, Pending::NONE), Pending::NONE);
 }
+
+#[test]
+fn exceptions_that_can_raise_themselves_exit_and_go_back_to_the_guest() {
+    let mut vmcb = block();
+    prepare(&mut vmcb, Hpa::new(0), Hpa::new(0), Hpa::new(0));
+    for event in [Pending::exception(1, None), Pending::exception(17, Some(0))] {
+        assert_ne!(vmcb.control.intercept_exceptions >> event.vector() & 1, 0);
+        vmcb.control.exit_code = exit_code::EXCEPTION + u64::from(event.vector());
+        assert_eq!(decode(&vmcb, false), Exit::Exception(event));
+    }
+}

@@ -22,6 +22,12 @@ pub(super) mod intercept1 {
     pub(in crate::svm) const SHUTDOWN: u32 = 1 << 31;
 }
 
+/// Intercepts of exceptions, a bit a vector (offset 0x008).
+pub(super) mod intercept_exception {
+    pub(in crate::svm) const DEBUG: u32 = 1 << 1;
+    pub(in crate::svm) const ALIGNMENT_CHECK: u32 = 1 << 17;
+}
+
 /// Intercepts of the second miscellaneous word (offset 0x010).
 pub(super) mod intercept2 {
     pub(in crate::svm) const VMRUN: u32 = 1 << 0;
@@ -67,6 +73,10 @@ pub(super) mod tlb_control {
 
 /// Exit codes, table C-1.
 pub(super) mod exit_code {
+    /// Exception 0; the others follow.
+    pub(in crate::svm) const EXCEPTION: u64 = 0x40;
+    pub(in crate::svm) const DEBUG: u64 = EXCEPTION + 1;
+    pub(in crate::svm) const ALIGNMENT_CHECK: u64 = EXCEPTION + 17;
     pub(in crate::svm) const INTR: u64 = 0x60;
     pub(in crate::svm) const NMI: u64 = 0x61;
     pub(in crate::svm) const VINTR: u64 = 0x64;
@@ -119,7 +129,7 @@ hardware_layout! {
         0x000 intercept_cr: u32,
         /// Intercepts of debug register reads and writes.
         0x004 intercept_dr: u32,
-        /// Intercepts of exceptions.
+        /// See [`intercept_exception`].
         0x008 intercept_exceptions: u32,
         /// See [`intercept1`].
         0x00c intercept1: u32,

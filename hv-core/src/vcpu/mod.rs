@@ -48,6 +48,8 @@ pub enum Exit {
         /// Where the guest goes on.
         next_rip: u64,
     },
+    /// An exception of the guest's that it has to get all the same.
+    Exception(Pending),
     /// A guest physical access that nested paging does not allow.
     NestedFault(NestedFault),
     /// A triple fault.

@@ -68,7 +68,9 @@ impl Reason {
                 Intercepted::WriteMsr => Self::WriteMsr,
                 Intercepted::WriteBack | Intercepted::Missing => Self::Other,
             },
-            Exit::Shutdown | Exit::InvalidState | Exit::Unexpected(_) => Self::Other,
+            Exit::Exception(_) | Exit::Shutdown | Exit::InvalidState | Exit::Unexpected(_) => {
+                Self::Other
+            }
         }
     }
 }

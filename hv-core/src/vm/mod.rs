@@ -316,6 +316,10 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
             Exit::HostInterrupt => Some(Event::Interrupted),
             Exit::InterruptWindow => None,
             Exit::Instruction { what, next_rip } => self.execute(cpu, what, next_rip, outside),
+            Exit::Exception(event) => {
+                self.cpus[cpu].state.pending = event;
+                None
+            }
             Exit::NestedFault(fault) => self.access(cpu, fault, outside.mmio),
             Exit::Shutdown => Some(Event::Fatal(GuestError::TripleFault { rip })),
             Exit::InvalidState => Some(Event::Fatal(GuestError::InvalidState { rip })),

@@ -57,4 +57,7 @@ pub enum StreamError {
         /// What arrived.
         received: u64,
     },
+    /// A round brings more pages than the guest has, so one of them twice.
+    #[error("a round brings more than all {0} pages of the guest")]
+    LongRound(u64),
 }
