@@ -7,6 +7,7 @@ use crate::Iova;
 use crate::space::{DmaSpace, SpaceError};
 use crate::unit::SourceId;
 use crate::vtd::AddressWidth;
+use hv_core::Gpa;
 use hv_core::memory::{GuestMemory, PhysMemory};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -116,6 +117,20 @@ impl AnyViommu {
         match self {
             Self::Vtd(_) => Kind::Vtd,
             Self::Virtio(_) => Kind::Virtio,
+        }
+    }
+
+    /// See [`VtdUnit::translate`]. A model whose guest keeps no tables cannot tell.
+    pub fn translate<M: PhysMemory>(
+        &self,
+        guest: &GuestMemory<'_, M>,
+        device: SourceId,
+        iova: Iova,
+        write: bool,
+    ) -> Option<Gpa> {
+        match self {
+            Self::Vtd(unit) => unit.translate(guest, device, iova, write).ok(),
+            Self::Virtio(_) => None,
         }
     }
 

@@ -25,7 +25,7 @@ use hv_core::vm::MmioRegion;
 use hv_core::{Gpa, Hpa};
 use iommu::Iova;
 use iommu::unit::SourceId;
-use iommu::viommu::vtd::VtdUnit;
+use iommu::viommu::any::AnyViommu;
 use log::{error, info};
 use migration::VmError;
 use migration::stream::SectionInfo;
@@ -187,14 +187,13 @@ impl<'m> Assigned<'m> {
 /// The guest's memory as its device sees it.
 struct DeviceView<'a, 'm> {
     memory: &'m GuestMemory<'m, IdentityMemory>,
-    viommu: &'a VtdUnit,
+    viommu: &'a AnyViommu,
 }
 
 impl DeviceView<'_, '_> {
     fn translate(&self, iova: u64, write: bool) -> Option<Gpa> {
         let (device, iova) = (Assigned::GUEST_ID, Iova::new(iova));
-        let gpa = self.viommu.translate(self.memory, device, iova, write);
-        gpa.ok()
+        self.viommu.translate(self.memory, device, iova, write)
     }
 }
 
