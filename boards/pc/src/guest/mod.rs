@@ -223,7 +223,19 @@ impl<'m> Guest<'m> {
     pub fn take_interrupts(&mut self, vectors: VectorSet) {
         self.hand_on_faults();
         self.exits.update(self.vm.exits());
+        self.receive_console_input();
         self.signal_device(vectors);
+    }
+
+    /// Hands the guest's serial port what was typed, as far as it has room. The rest
+    /// waits in the real port, and behind it.
+    fn receive_console_input(&mut self) {
+        while self.vm.platform().can_receive()
+            && let Some(byte) = self.console.read_byte()
+        {
+            // There is room.
+            let _ = self.vm.platform().receive(byte);
+        }
     }
 
     fn serve_viommu(&mut self) -> Result<(), SpaceError> {
