@@ -119,29 +119,41 @@ impl<'m> DirtyLog<'m> {
 
     /// Records that `gfn` was written. Call it after the write can be seen.
     /// A frame outside the log is ignored: it is not guest memory.
+    #[inline]
     pub fn mark(&self, gfn: Gfn, source: DirtySource) {
-        self.mark_run(gfn, 1, source);
+        let number = gfn.number();
+        if number < self.frames && self.records(source) {
+            self.mark_word((number / 64) as usize, 1 << (number % 64));
+            self.marks[source as usize].fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Records that `count` frames from `first` on were written: like
     /// [`DirtyLog::mark`] of each, at the cost of one mark for 64 of them.
-    #[inline]
     pub fn mark_run(&self, first: Gfn, count: u64, source: DirtySource) {
         let first = first.number();
         let end = first.saturating_add(count).min(self.frames);
-        if first >= end || !self.is_recording() {
-            return;
+        if first < end && self.records(source) {
+            for (word, bits) in bit_runs(first, end) {
+                self.mark_word(word, bits);
+            }
+            self.marks[source as usize].fetch_add(end - first, Ordering::Relaxed);
         }
-        if source == DirtySource::Hypervisor && is_active(Sabotage::EmulationDirty) {
-            return;
-        }
-        for (word, bits) in bit_runs(first, end) {
-            let summary_bit = 1 << (word % 64);
-            // Leaf before summary: see the module's section on ordering.
-            self.leaves[word].fetch_or(bits, Ordering::AcqRel);
-            self.summary[word / 64].fetch_or(summary_bit, Ordering::AcqRel);
-        }
-        self.marks[source as usize].fetch_add(end - first, Ordering::Relaxed);
+    }
+
+    /// Whether what `source` marks is recorded at present.
+    #[inline]
+    fn records(&self, source: DirtySource) -> bool {
+        let is_lost = source == DirtySource::Hypervisor && is_active(Sabotage::EmulationDirty);
+        self.is_recording() && !is_lost
+    }
+
+    /// Marks frames of one leaf word.
+    #[inline]
+    fn mark_word(&self, word: usize, bits: u64) {
+        // Leaf before summary: see the module's section on ordering.
+        self.leaves[word].fetch_or(bits, Ordering::AcqRel);
+        self.summary[word / 64].fetch_or(1 << (word % 64), Ordering::AcqRel);
     }
 
     /// Takes up to 64 marked frames at or after `from` out of the log, or `None`

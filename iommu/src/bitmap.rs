@@ -37,9 +37,17 @@ impl<'b> DirtyBitmap<'b> {
 
     /// Sets the bits of `count` pages from page `first` on. Pages without a bit
     /// are left out; the layer has checked that there are none.
-    #[inline]
     pub(crate) fn set(&mut self, first: u64, count: u64) {
         self.change(first, count, |word, bits| word | bits);
+    }
+
+    /// Sets the bit of `page`.
+    #[inline]
+    pub(crate) fn set_one(&mut self, page: u64) {
+        let index = usize::try_from(page / 8).ok();
+        if let Some(byte) = index.and_then(|index| self.bytes.get_mut(index)) {
+            *byte |= 1 << (page % 8);
+        }
     }
 
     /// Clears the bits of `count` pages from page `first` on.
@@ -49,7 +57,6 @@ impl<'b> DirtyBitmap<'b> {
 
     /// Replaces each word that has bits of these pages by what `change` makes of it
     /// and those bits.
-    #[inline]
     fn change(&mut self, first: u64, count: u64, change: impl Fn(u64, u64) -> u64) {
         let end = first.saturating_add(count).min(self.pages());
         let (words, rest) = self.bytes.as_chunks_mut::<8>();
@@ -77,7 +84,8 @@ mod tests {
         let mut bitmap = DirtyBitmap::new(&mut words);
         assert_eq!(bitmap.pages(), 128);
         bitmap.set(0, 2);
-        bitmap.set(64, 1);
+        bitmap.set_one(64);
+        bitmap.set_one(128);
         bitmap.set(127, 5);
         bitmap.set(128, 1);
         assert_eq!(words, [(1 << 63) | 3, (1 << 63) | 1]);

@@ -24,6 +24,15 @@
 //! walk left that could bring it back, and one that came back is detached and
 //! drained once more. Each return sets a bit, so there are no more of them than
 //! bits. Where all bits are set from the start, the unit has nothing to store.
+//!
+//! # Units that skip the bit of an entry that changed
+//! Their evidence is true only in leaves that nobody alters. An unmap of a part of a
+//! table could respect that: copy the table without the leaves to go, put the copy in
+//! its place, drain, and carry over the bits of the leaves that stay. This layer
+//! counts what is mapped writable instead, which rests on nothing the hardware does
+//! but the drain, and so is safe on all that drain. The copy would cost a frame and
+//! 512 stores for each small unmap, and let an unmap fail for want of a frame; and no
+//! unit is known that would gain by it.
 
 use crate::tables::EntryFormat;
 use core::fmt;

@@ -63,7 +63,8 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
                         .is_ok_and(|hpa| hpa == leaf.hpa)
             })
         };
-        let place = self.place(root, window);
+        let part = self.leaf_part(root, window);
+        let place = self.place(part, root, window);
         let unmapped = self.remove_any(domain, &place, Some(&is_as_wanted), None)?;
 
         let mut replaced = Replaced {

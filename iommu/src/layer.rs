@@ -222,14 +222,14 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
     /// The part of a leaf table that `pages` are; `None` if they are all of one, in
     /// several, or in none that is there.
     #[inline]
-    fn leaf_part(&mut self, root: Hpa, pages: Pages) -> Option<LeafPart<'m>> {
+    pub(crate) fn leaf_part(&mut self, root: Hpa, pages: Pages) -> Option<LeafPart<'m>> {
         self.last_table.part(&self.tables, &self.pool, root, pages)
     }
 
-    /// Where `pages` are, to be unmapped.
+    /// Where `pages` are, to be unmapped. `part` is their part of a leaf table.
     #[inline]
-    pub(crate) fn place(&mut self, root: Hpa, pages: Pages) -> Place<'m> {
-        match self.leaf_part(root, pages) {
+    pub(crate) fn place(&self, part: Option<LeafPart<'m>>, root: Hpa, pages: Pages) -> Place<'m> {
+        match part {
             Some(part) if self.tables.is_shared(&part) => Place::Leaves(part),
             _ => Place::Tables { root, pages },
         }
@@ -245,6 +245,7 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
 
     /// Has the unit drop what it caches and waits until no DMA uses it any more.
     /// On an error the unit is lost.
+    #[inline]
     pub(crate) fn drain(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError> {
         if is_active(Sabotage::Iotlb) {
             return Ok(());

@@ -44,7 +44,7 @@ use crate::unit::{DomainId, HostUnit, Scope, UnitError};
 use hv_core::dirty::DirtySource;
 use hv_core::memory::{GuestMemory, PhysMemory};
 use hv_core::sabotage::{Sabotage, is_active};
-use hv_core::{Gfn, Hpa, PAGE_SIZE};
+use hv_core::{Hpa, PAGE_SIZE};
 
 /// How often a leaf can come back: once for its accessed and its dirty bit each.
 const MAX_RETURNS: usize = 2;
@@ -119,10 +119,15 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         pages: Pages,
         bitmap: Option<&mut DirtyBitmap<'_>>,
     ) -> Result<Unmapped, UnmapError> {
-        let place = self.place(root, pages);
-        if self.tables.bisects(&place) {
+        let part = self.leaf_part(root, pages);
+        let bisects = match &part {
+            Some(part) => self.tables.part_bisects(part),
+            None => self.tables.bisects(root, pages),
+        };
+        if bisects {
             return Err(UnmapError::Bisects);
         }
+        let place = self.place(part, root, pages);
         // Drivers mostly unmap one page. Compiled for one, what follows has no loops.
         let unmapped = match place.single() {
             Some(place) => self.remove(domain, &place, None, bitmap),
@@ -256,43 +261,42 @@ impl<M: PhysMemory> Show for Report<'_, '_, '_, M> {
         if run.written {
             self.unmapped.dirty += count;
         }
-        if count == 1 {
-            // The same as below: knowing the count, compilers leave out the loops.
-            self.mark_bitmap(&run, 1);
-            if let Some(gfn) = self.guest.gfn_of(run.leaf.hpa) {
-                self.mark_and_unpin(&run, gfn, 1);
+        if count > 1 {
+            return self.show_many(&run, count);
+        }
+        if run.written
+            && let Some(bitmap) = &mut self.bitmap
+        {
+            bitmap.set_one(run.pages.first - self.first);
+        }
+        if let Some(gfn) = self.guest.gfn_of(run.leaf.hpa) {
+            if run.written && !is_active(Sabotage::UnmapReport) {
+                self.guest.log().mark(gfn, DirtySource::Unmap);
             }
-        } else {
-            self.show_many(&run, count);
+            if let Some(pins) = &mut self.pins {
+                pins.unpin(gfn, 1, run.leaf.access);
+            }
         }
     }
 }
 
 impl<M: PhysMemory> Report<'_, '_, '_, M> {
+    /// The rest for more pages than one.
     #[inline(never)]
     fn show_many(&mut self, run: &Detached, count: u64) {
-        self.mark_bitmap(run, count);
-        for (gfn, count) in self.guest.runs_of(run.leaf.hpa, count) {
-            self.mark_and_unpin(run, gfn, count);
-        }
-    }
-
-    #[inline(always)]
-    fn mark_bitmap(&mut self, run: &Detached, count: u64) {
         if run.written
             && let Some(bitmap) = &mut self.bitmap
         {
             bitmap.set(run.pages.first - self.first, count);
         }
-    }
-
-    #[inline(always)]
-    fn mark_and_unpin(&mut self, run: &Detached, gfn: Gfn, count: u64) {
-        if run.written && !is_active(Sabotage::UnmapReport) {
-            self.guest.log().mark_run(gfn, count, DirtySource::Unmap);
-        }
-        if let Some(pins) = &mut self.pins {
-            pins.unpin(gfn, count, run.leaf.access);
+        for (gfn, count) in self.guest.runs_of(run.leaf.hpa, count) {
+            if run.written && !is_active(Sabotage::UnmapReport) {
+                let log = self.guest.log();
+                log.mark_run(gfn, count, DirtySource::Unmap);
+            }
+            if let Some(pins) = &mut self.pins {
+                pins.unpin(gfn, count, run.leaf.access);
+            }
         }
     }
 }

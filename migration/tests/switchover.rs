@@ -205,6 +205,20 @@ fn a_failure_to_save_lets_the_source_run_on() {
 }
 
 #[test]
+fn a_guest_that_takes_too_long_to_build_runs_on_at_the_source() {
+    let mut from = ToySource::new(5, &RUNS);
+    let mut to = ToyDestination {
+        never_completes: true,
+        ..ToyDestination::default()
+    };
+    let report = migrate_by_pipe(&mut from, &mut to, Drive::default());
+    assert_eq!(report.source, source::Outcome::Failed(SourceError::Timeout));
+    let aborted = DestinationError::Aborted(AbortReason::Timeout);
+    assert_eq!(report.destination, destination::Outcome::Failed(aborted));
+    assert!(from.running && to.discarded && !to.running);
+}
+
+#[test]
 fn devices_that_do_not_rest_are_given_up() {
     let mut from = ToySource::new(5, &RUNS);
     let mut to = ToyDestination::default();

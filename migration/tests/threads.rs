@@ -125,8 +125,8 @@ impl DestinationVm for To {
     fn load(&mut self, _: SectionInfo, _: &[u8]) -> Result<(), VmError> {
         Err(VmError("there are no sections"))
     }
-    fn complete(&mut self) -> Result<(), VmError> {
-        Ok(())
+    fn complete(&mut self) -> Poll<Result<(), VmError>> {
+        Poll::Ready(Ok(()))
     }
     fn start(&mut self) {}
     fn discard(&mut self) {}

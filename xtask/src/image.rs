@@ -1,8 +1,9 @@
 //! Building a bootable image.
 
+use crate::workspace;
 use anyhow::{Context, Result, ensure};
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// The flags an image is compiled with; see the file itself.
@@ -36,14 +37,7 @@ impl Image {
 /// # Errors
 /// Cargo or `strip` cannot be run, or failed; both say why on standard error.
 pub fn build(image: Image, features: &[&str]) -> Result<PathBuf> {
-    let top = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("the xtask package has no parent folder")?;
-    // Apart from host builds, which have other flags.
-    let target_dir = match env::var_os("CARGO_TARGET_DIR") {
-        Some(path) => top.join(path).join("image"),
-        None => top.join("target/image"),
-    };
+    let (top, target_dir) = (workspace::root(), target_dir());
     let package = image.package();
 
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -67,11 +61,24 @@ pub fn build(image: Image, features: &[&str]) -> Result<PathBuf> {
         .arg(&target_dir);
     run(&mut cargo)?;
 
-    let built = target_dir.join(TARGET).join("release").join(package);
+    let built = with_symbols(image);
     let flavour: String = features.iter().map(|name| format!("-{name}")).collect();
     let stripped = target_dir.join(format!("{package}{flavour}.elf"));
     run(Command::new("strip").arg("-o").arg(&stripped).arg(&built))?;
     Ok(stripped)
+}
+
+/// The file that the last build of this image left, with symbols.
+pub fn with_symbols(image: Image) -> PathBuf {
+    target_dir()
+        .join(TARGET)
+        .join("release")
+        .join(image.package())
+}
+
+/// Apart from host builds, which have other flags.
+fn target_dir() -> PathBuf {
+    workspace::target_dir().join("image")
 }
 
 fn run(command: &mut Command) -> Result<()> {

@@ -10,6 +10,7 @@
 //!                                     report  -> the table and the JSON
 //!  linux         -> a stock kernel as the guest (debian -> its packages)
 //!  bench         -> what operations cost, here and on Linux
+//!  shell         -> a person at the console of a guest
 //! ```
 
 pub mod bench;
@@ -31,6 +32,8 @@ pub mod report;
 pub mod rules;
 pub mod run;
 pub mod sabotage;
+pub mod shell;
+pub mod site;
 pub mod tail;
 pub mod units;
 pub mod verdict;

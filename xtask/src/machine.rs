@@ -65,6 +65,33 @@ pub struct Config<'r> {
     pub disk: Option<PathBuf>,
     /// Where the machine's files go.
     pub logs: &'r Path,
+    /// Where its sockets go, if it is to be talked to: see [`Sockets`]. Time that it
+    /// sleeps then passes as on the wall clock.
+    pub sockets: Option<&'r Path>,
+    /// The TCP port at which the source waits for a debugger.
+    pub gdb: Option<u16>,
+}
+
+/// Where a machine can be talked to.
+#[derive(Clone, Debug)]
+pub struct Sockets {
+    /// The hypervisor (COM2): a byte [`MIGRATE`] has the guest migrated.
+    pub control: PathBuf,
+    /// The guest's console (COM3).
+    pub console: PathBuf,
+}
+
+/// Asks the source to migrate its guest.
+pub const MIGRATE: u8 = b'm';
+
+impl Sockets {
+    /// The sockets of the machine `role` in `directory`.
+    pub fn new(directory: &Path, role: Role) -> Self {
+        Self {
+            control: directory.join(format!("{role}.control")),
+            console: directory.join(format!("{role}.console")),
+        }
+    }
 }
 
 /// The files that a machine leaves in the log directory.
@@ -197,8 +224,17 @@ fn command_line(config: &Config<'_>, files: &Files) -> Command {
     command.args(["-no-reboot", "-machine", "q35", "-accel", "tcg"]);
     command.args(["-cpu", "EPYC-v4,+svm,+npt,+x2apic"]);
     command.args(["-smp", &config.vcpus.to_string()]);
-    // Virtual nanoseconds are guest instructions: a run with one seed repeats.
-    command.args(["-icount", "shift=0,sleep=off"]);
+    // Virtual nanoseconds are guest instructions: a run with one seed repeats. For a
+    // person, time that the machine sleeps passes as it does for them.
+    let sleep = if config.sockets.is_some() {
+        "on"
+    } else {
+        "off"
+    };
+    command.args(["-icount", &format!("shift=0,sleep={sleep}")]);
+    if let (Some(port), Role::Source) = (config.gdb, config.role) {
+        command.args(["-S", "-gdb", &format!("tcp:127.0.0.1:{port}")]);
+    }
     let mib = config.memory.plus(OVERHEAD).bytes().div_ceil(1 << 20);
     command.args(["-m", &format!("{mib}M")]);
     command.args(["-device", config.iommu.device()]);
@@ -219,15 +255,39 @@ fn command_line(config: &Config<'_>, files: &Files) -> Command {
     );
     command.args(["-object", &link, "-device", "ivshmem-plain,memdev=link"]);
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
-    for port in [&files.log, &files.events, &files.console] {
-        command.args(["-serial", &format!("file:{}", port.display())]);
-    }
+    let sockets = config.sockets.map(|at| Sockets::new(at, config.role));
+    let (control, console) = match &sockets {
+        Some(sockets) => (Some(&sockets.control), Some(&sockets.console)),
+        None => (None, None),
+    };
+    serial_port(&mut command, &files.log, None);
+    serial_port(&mut command, &files.events, control);
+    serial_port(&mut command, &files.console, console);
     command.arg("-kernel").arg(config.hypervisor);
     if let Some(guest) = config.guest {
         command.arg("-initrd").arg(guest);
     }
     command.args(["-append", &config.options]);
     command
+}
+
+/// A serial port whose output goes to `file`, and which `socket` is connected to.
+fn serial_port(command: &mut Command, file: &Path, socket: Option<&PathBuf>) {
+    let Some(socket) = socket else {
+        command.args(["-serial", &format!("file:{}", file.display())]);
+        return;
+    };
+    let id = file
+        .extension()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let (file, socket) = (file.display(), socket.display());
+    command.args([
+        "-chardev",
+        &format!("socket,id={id},path={socket},server=on,wait=off,logfile={file}"),
+    ]);
+    command.args(["-serial", &format!("chardev:{id}")]);
 }
 
 /// The debug-exit device turns the code `c` into the status `2c + 1`.
@@ -284,10 +344,13 @@ mod tests {
             link: "/link".into(),
             disk: None,
             logs,
+            sockets: None,
+            gdb: Some(1234),
         };
         let line = command_line(&config, &Files::new(logs, config.role));
         let args: Vec<_> = line.get_args().map(|arg| arg.to_string_lossy()).collect();
         assert!(!args.contains(&"-initrd".into()), "{args:?}");
+        assert!(!args.contains(&"-S".into()), "only the source is debugged");
         assert!(args.contains(&"320M".into()), "{args:?}");
         assert!(args.contains(&"amd-iommu,pt=off,intremap=off".into()));
         assert!(args.contains(&"file:/logs/destination.events".into()));

@@ -18,6 +18,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(Box<command::run::Args>),
+    Shell(command::shell::Args),
+    Debug(command::debug::Args),
     Bench(command::bench::Args),
     Build(command::build::Args),
     Test(command::test::Args),
@@ -29,6 +31,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => command::run::run(&args),
+        Command::Shell(args) => command::shell::run(&args),
+        Command::Debug(args) => command::debug::run(&args),
         Command::Bench(args) => command::bench::run(&args),
         Command::Build(args) => command::build::run(&args),
         Command::Test(args) => command::test::run(&args),

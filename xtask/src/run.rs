@@ -4,15 +4,14 @@
 use crate::events::Event;
 use crate::images::Images;
 use crate::iommu::Iommu;
-use crate::machine::{Config, Files, LINK_SIZE, Machine, Role};
+use crate::machine::{Files, Machine, Role};
 use crate::observation::Observation;
 use crate::qemu;
 use crate::sabotage::Sabotage;
+use crate::site::Site;
 use crate::units::{Size, Span};
 use crate::workspace;
-use anyhow::{Context, Result, bail};
-use std::fs::File;
-use std::os::fd::AsRawFd;
+use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -68,6 +67,9 @@ pub struct Run {
     pub sabotage: Option<Sabotage>,
     /// When to cut the link.
     pub cut: Option<Cut>,
+    /// Have the source wait for a debugger at this TCP port before its first
+    /// instruction.
+    pub gdb: Option<u16>,
     /// How long all may take, on the wall clock.
     pub timeout: Span,
     /// Where the logs go; `None` is `logs/<scenario>` in the target directory.
@@ -96,6 +98,7 @@ impl Run {
             verify: false,
             sabotage: None,
             cut: None,
+            gdb: None,
             timeout: Span::seconds(120),
             logs: None,
         }
@@ -132,30 +135,10 @@ impl Run {
         images: &Images,
         watch: &mut dyn FnMut(Role, &Event),
     ) -> Result<Outcome> {
-        let logs = self.log_directory();
-        std::fs::create_dir_all(&logs)
-            .with_context(|| format!("cannot create {}", logs.display()))?;
-        let link = Link::new()?;
-        let disk = self.disk.map(Disk::new).transpose()?;
-
+        let site = Site::new(self, qemu, images)?;
         let started = Instant::now();
-        let start = |role| {
-            Machine::start(&Config {
-                role,
-                qemu,
-                hypervisor: &images.hypervisor,
-                guest: (role == Role::Source).then_some(images.guest.as_path()),
-                options: self.options(role),
-                memory: self.memory,
-                vcpus: self.vcpus,
-                iommu: self.iommu,
-                link: link.path(),
-                disk: disk.as_ref().map(|disk| disk.0.path().to_owned()),
-                logs: &logs,
-            })
-        };
-        let mut destination = start(Role::Destination)?;
-        let mut source = start(Role::Source)?;
+        let mut destination = site.start(Role::Destination, None)?;
+        let mut source = site.start(Role::Source, None)?;
         let timed_out = self.watch(started, &mut source, &mut destination, watch)?;
         source.kill();
         destination.kill();
@@ -165,7 +148,7 @@ impl Run {
             destination: std::mem::take(&mut destination.seen),
             timed_out: timed_out.then(|| self.timeout.duration()),
             elapsed: started.elapsed(),
-            logs,
+            logs: self.log_directory(),
         })
     }
 
@@ -204,7 +187,7 @@ impl Run {
     }
 
     /// The hypervisor's command line; what comes after `--` is the guest's.
-    fn options(&self, role: Role) -> String {
+    pub(crate) fn options(&self, role: Role) -> String {
         let mut options = vec![format!("role={role}")];
         let memory = match role {
             Role::Source => self.memory,
@@ -243,7 +226,7 @@ impl Run {
         options.join(" ")
     }
 
-    fn log_directory(&self) -> PathBuf {
+    pub(crate) fn log_directory(&self) -> PathBuf {
         match &self.logs {
             Some(directory) => directory.clone(),
             None => workspace::target_dir().join("logs").join(&self.scenario),
@@ -304,42 +287,6 @@ impl Outcome {
     }
 }
 
-/// The shared memory between the machines: a zeroed file without a name, gone with
-/// this process however that ends.
-struct Link(File);
-
-impl Link {
-    fn new() -> Result<Self> {
-        let file = tempfile::tempfile().context("cannot create the link's memory")?;
-        file.set_len(LINK_SIZE.bytes())
-            .context("cannot size the link's memory")?;
-        let link = Self(file);
-        if !link.path().exists() {
-            bail!("/proc is not mounted: the machines could not open the link's memory");
-        }
-        Ok(link)
-    }
-
-    /// A path at which other processes can open it.
-    fn path(&self) -> PathBuf {
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()).into()
-    }
-}
-
-/// A disk of zeros that the machines share; gone with this process, if that ends in
-/// an orderly way.
-struct Disk(tempfile::NamedTempFile);
-
-impl Disk {
-    fn new(size: Size) -> Result<Self> {
-        let file = tempfile::NamedTempFile::new().context("cannot create the disk")?;
-        file.as_file()
-            .set_len(size.bytes())
-            .context("cannot size the disk")?;
-        Ok(Self(file))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -397,14 +344,5 @@ mod tests {
         destination.resumed = true;
         destination.exit = Exit::Code(0x10);
         assert!(is_decided(&source, &destination));
-    }
-
-    #[test]
-    fn the_link_is_zeroed_and_has_no_name() {
-        let link = Link::new().unwrap();
-        let bytes = std::fs::read(link.path()).unwrap();
-        assert_eq!(bytes.len() as u64, LINK_SIZE.bytes());
-        assert!(bytes.iter().all(|&byte| byte == 0));
-        drop(link);
     }
 }

@@ -43,7 +43,7 @@ pub fn run(guest: &mut Guest<'_>) -> GuestEnd {
     loop {
         let vectors = match guest.advance() {
             Ok(Turn::Ran) => continue,
-            Ok(Turn::Interrupted) => interrupts::take_pending(),
+            Ok(Turn::Interrupted | Turn::Busy) => interrupts::poll(),
             Ok(Turn::Idle) => interrupts::wait(),
             Err(end) => return end,
         };

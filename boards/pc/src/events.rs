@@ -1,4 +1,5 @@
-//! Machine-readable events: one JSON object (RFC 8259) a line on COM2.
+//! Machine-readable events: one JSON object (RFC 8259) a line on COM2, and what the
+//! operator asks for by the same port.
 
 use core::fmt::{self, Write};
 use spin::Mutex;
@@ -40,6 +41,17 @@ impl<'a, T: fmt::Display> From<&'a T> for Value<'a> {
 }
 
 static COM2: Mutex<Option<Serial>> = Mutex::new(None);
+
+/// Asks the source to migrate its guest now.
+const MIGRATE: u8 = b'm';
+
+/// Whether the operator asked for the migration since the last call: by a byte on the
+/// same port. Anything else that arrives there is dropped.
+pub fn take_migration_request() -> bool {
+    let mut port = COM2.lock();
+    let port = port.get_or_insert_with(|| Serial::open(Port::Com2));
+    core::iter::from_fn(|| port.read_byte()).any(|byte| byte == MIGRATE)
+}
 
 /// Writes an event: `emit("round", &[("pages", 12u64.into())])`.
 pub fn emit(event: &str, members: &[(&str, Value<'_>)]) {

@@ -35,7 +35,7 @@ enum Next {
 }
 
 /// Runs the guest until it has left or ended. Its migration starts
-/// `migrate_after_us` from now. An interrupt cuts in at least every few
+/// `migrate_after_us` from now, or when the operator asks for it. An interrupt cuts in at least every few
 /// milliseconds: the caller has started the tick.
 pub fn run(
     guest: &mut Guest<'_>,
@@ -44,7 +44,7 @@ pub fn run(
     clock: &impl Clock,
     migrate_after_us: u64,
 ) -> End {
-    let start_at = clock.now_us().saturating_add(migrate_after_us);
+    let mut start_at = clock.now_us().saturating_add(migrate_after_us);
     let mut over = false;
     loop {
         let turn = match guest.advance() {
@@ -59,8 +59,11 @@ pub fn run(
         if turn == Turn::Ran {
             continue;
         }
-        guest.take_interrupts(interrupts::take_pending());
+        guest.take_interrupts(interrupts::poll());
 
+        if events::take_migration_request() {
+            start_at = 0;
+        }
         let mut next = Next::Sleep;
         if !over && clock.now_us() >= start_at {
             let step = migration.step(guest, link, clock);

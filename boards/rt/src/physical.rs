@@ -216,6 +216,7 @@ impl Mmio for MmioWindow {
         value
     }
 
+    #[inline]
     fn write64(&self, offset: usize, value: u64) {
         if let Some(register) = self.register::<u64>(offset) {
             // SAFETY: as for `read32`.

@@ -1,4 +1,4 @@
-//! The serial ports, to write to.
+//! The serial ports.
 #![allow(unsafe_code)]
 
 use uart_16550::backend::PioBackend;
@@ -16,7 +16,7 @@ pub enum Port {
     Com3 = 0x3e8,
 }
 
-/// A serial port that is written to by polling.
+/// A serial port that is used by polling.
 pub struct Serial(Option<Uart16550<PioBackend>>);
 
 impl Serial {
@@ -32,6 +32,11 @@ impl Serial {
             let _ = uart.init(Config::default());
         }
         Self(uart)
+    }
+
+    /// Takes a byte that has arrived.
+    pub fn read_byte(&mut self) -> Option<u8> {
+        self.0.as_mut()?.try_receive_byte().ok()
     }
 
     /// Writes bytes, waiting for room.

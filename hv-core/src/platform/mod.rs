@@ -239,6 +239,11 @@ impl Platform {
         }
     }
 
+    /// Whether a byte that arrives over the serial line has room.
+    pub fn can_receive(&self) -> bool {
+        self.uart.can_receive()
+    }
+
     /// A byte arrives over the serial line. Refused while the port is full.
     pub fn receive(&mut self, byte: u8) -> Result<(), Refused> {
         self.uart.receive(byte)?;

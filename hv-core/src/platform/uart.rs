@@ -105,6 +105,11 @@ impl Uart {
         None
     }
 
+    /// Whether a byte that arrives has room.
+    pub fn can_receive(&self) -> bool {
+        usize::from(self.0.received_count) < self.0.received.len()
+    }
+
     /// A byte arrives for the guest. Refused while 16 bytes wait.
     pub fn receive(&mut self, byte: u8) -> Result<(), Refused> {
         let place = usize::from(self.0.received_count);
@@ -189,6 +194,7 @@ mod tests {
         for byte in 0..16 {
             uart.receive(byte).unwrap();
         }
+        assert!(!uart.can_receive());
         assert_eq!(uart.receive(16), Err(Refused));
         let restored = UartState {
             received_count: 17,

@@ -6,6 +6,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
 
+/// How many slots of a leaf table are looked at as one; there is a multiple of them.
+const AS_ONE: usize = 32;
+
 /// Shown a leaf that has one of the bits asked for.
 type Visit<'a> = &'a mut dyn FnMut(&AtomicU64, Pages, Leaf);
 
@@ -67,12 +70,12 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
         let Some(frame) = self.mem.frame(table) else {
             return;
         };
+        if level == 1 {
+            return self.for_each_leaf_with(frame.words(), first, bits, visit);
+        }
         let span = slot_pages(level);
         for (slot, index) in frame.words().iter().zip(0..) {
             let entry = slot.load(Ordering::Acquire);
-            if level == 1 && entry & bits == 0 {
-                continue;
-            }
             let first = first + index * span;
             match self.format.decode(level, entry) {
                 Entry::Table { table, .. } => {
@@ -83,6 +86,25 @@ impl<M: PhysMemory, F: EntryFormat> Tables<'_, M, F> {
                     visit(slot, Pages { first, last }, leaf);
                 }
                 Entry::Leaf(_) | Entry::Empty => {}
+            }
+        }
+    }
+
+    /// Most have none of the bits: [`AS_ONE`] slots are looked at as one.
+    fn for_each_leaf_with(&self, slots: &[AtomicU64], first: u64, bits: u64, visit: Visit<'_>) {
+        let load = |slot: &AtomicU64| slot.load(Ordering::Acquire);
+        for (some, index) in slots.as_chunks::<AS_ONE>().0.iter().zip(0..) {
+            if some.iter().fold(0, |any, slot| any | load(slot)) & bits == 0 {
+                continue;
+            }
+            for (slot, page) in some.iter().zip(first + index * AS_ONE as u64..) {
+                let entry = load(slot);
+                if entry & bits != 0
+                    && let Entry::Leaf(leaf) = self.format.decode(1, entry)
+                {
+                    let (first, last) = (page, page);
+                    visit(slot, Pages { first, last }, leaf);
+                }
             }
         }
     }

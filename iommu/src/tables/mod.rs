@@ -137,22 +137,18 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
         }
     }
 
-    /// Whether the pages there begin or end inside a mapping.
+    /// Whether `part` begins or ends inside a mapping.
     #[inline]
-    pub(crate) fn bisects(&self, place: &Place<'m>) -> bool {
-        match place {
-            Place::Leaves(part) => {
-                let leaf_in = |slot: Option<&AtomicU64>| self.leaf_in(slot?);
-                leaf_in(part.slots.first()).is_some_and(|leaf| !leaf.first)
-                    || leaf_in(part.slots.last()).is_some_and(|leaf| !leaf.last)
-            }
-            Place::Tables { root, pages } => {
-                let over = |page| self.lookup(*root, page);
-                over(pages.first)
-                    .is_some_and(|(leaf, span)| !leaf.first || span.first != pages.first)
-                    || over(pages.last)
-                        .is_some_and(|(leaf, span)| !leaf.last || span.last != pages.last)
-            }
-        }
+    pub(crate) fn part_bisects(&self, part: &LeafPart<'m>) -> bool {
+        let leaf_in = |slot: Option<&AtomicU64>| self.leaf_in(slot?);
+        leaf_in(part.slots.first()).is_some_and(|leaf| !leaf.first)
+            || leaf_in(part.slots.last()).is_some_and(|leaf| !leaf.last)
+    }
+
+    /// Whether `pages` begin or end inside a mapping.
+    pub(crate) fn bisects(&self, root: Hpa, pages: Pages) -> bool {
+        let over = |page| self.lookup(root, page);
+        over(pages.first).is_some_and(|(leaf, span)| !leaf.first || span.first != pages.first)
+            || over(pages.last).is_some_and(|(leaf, span)| !leaf.last || span.last != pages.last)
     }
 }

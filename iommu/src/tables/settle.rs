@@ -186,13 +186,14 @@ fn alike(format: impl EntryFormat, entry: u64, slots: &[AtomicU64]) -> usize {
     if slots.get(1).is_none_or(|slot| !follows((slot, 1))) {
         return 1;
     }
-    // Eight at a time as long as they do, then one by one.
+    // Many at a time as long as they do, then one by one.
+    const MANY: usize = 16;
     let mut count = 0;
-    for eight in slots.as_chunks::<8>().0 {
-        if !eight.iter().zip(count..).all(follows) {
+    for many in slots.as_chunks::<MANY>().0 {
+        if !many.iter().zip(count..).all(follows) {
             break;
         }
-        count += 8;
+        count += MANY;
     }
     let rest = slots[count..].iter().zip(count..);
     count + rest.take_while(|one| follows(*one)).count()

@@ -1,5 +1,6 @@
 //! What the layer must do, said naively: a list of mappings.
 
+use iommu::pins::{Epoch, LastWritable};
 use iommu::space::{Access, Attachment};
 use iommu::unit::{DomainId, SourceId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,12 @@ impl Mapped {
 pub struct Oracle {
     pub mappings: Vec<Mapped>,
     pub attached: BTreeMap<u16, Attachment>,
+    /// The guest pages that were writable when this was last looked at.
+    was_writable: BTreeSet<u64>,
+    /// When those that are not any more ceased to be.
+    ceased: BTreeMap<u64, Epoch>,
+    /// The same of the identity domain: whether it was used, and when that ended.
+    identity: (bool, Option<Epoch>),
 }
 
 impl Oracle {
@@ -67,6 +74,29 @@ impl Oracle {
 
     pub fn identity_is_used(&self) -> bool {
         self.attached.values().any(|to| *to == Attachment::Identity)
+    }
+
+    /// Looks at what is writable after an operation that was in `now`.
+    pub fn note_writable(&mut self, now: Epoch) {
+        let writable = self.writable();
+        for gone in self.was_writable.difference(&writable) {
+            self.ceased.insert(*gone, now);
+        }
+        self.was_writable = writable;
+        let identity = self.identity_is_used();
+        if self.identity.0 && !identity {
+            self.identity.1 = Some(now);
+        }
+        self.identity.0 = identity;
+    }
+
+    /// When a device could last write a guest page.
+    pub fn last_writable(&self, gfn: u64) -> LastWritable {
+        if self.identity.0 || self.was_writable.contains(&gfn) {
+            return LastWritable::Now;
+        }
+        let last = self.ceased.get(&gfn).copied().max(self.identity.1);
+        last.map_or(LastWritable::Never, LastWritable::In)
     }
 
     /// The guest pages some mapping lets devices write.

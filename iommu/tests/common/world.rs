@@ -3,9 +3,10 @@
 use super::format::{FORMATS, Format};
 use super::migration::Migration;
 use super::oracle::{Mapped, Oracle};
-use super::unit::Hardware;
+use super::unit::{Fault, Hardware};
 use hv_core::dirty::DirtyLog;
 use hv_core::memory::{FramePool, GuestMemory, Slot};
+use hv_core::sabotage::{Sabotage, is_active};
 use hv_core::testing::Arena;
 use hv_core::{Gfn, Gpa, Hpa, PAGE_SIZE};
 use iommu::layer::MapError;
@@ -185,6 +186,7 @@ impl World<'_> {
         let mut words = vec![0; pages.div_ceil(64) as usize];
         let mut bitmap = DirtyBitmap::new(&mut words);
         self.before_report();
+        let before = self.hardware.invalidations();
         let result = self.iommu.unmap(
             domain,
             range(page, pages),
@@ -192,6 +194,8 @@ impl World<'_> {
         );
         self.after_report();
         self.check_landed()?;
+        let waits = u64::from(result.is_ok_and(|unmapped| unmapped.pages > 0));
+        self.check_waits(before, waits)?;
         if self.oracle.bisects(domain, page, pages) {
             return check(result == Err(UnmapError::Bisects), "a mapping was bisected");
         }
@@ -228,9 +232,11 @@ impl World<'_> {
         pages: u64,
     ) -> Result<(), Violation> {
         self.before_report();
+        let before = self.hardware.invalidations();
         let result = self.iommu.unmap_range(domain, range(page, pages));
         self.after_report();
         self.check_landed()?;
+        self.check_waits(before, u64::from(result.is_ok_and(|mappings| mappings > 0)))?;
         if self.oracle.bisects(domain, page, pages) {
             return check(
                 result == Err(SpaceError::OutOfRange),
@@ -260,9 +266,14 @@ impl World<'_> {
             })
             .collect();
         self.before_report();
+        let invalidated = self.hardware.invalidations();
         let result = self.iommu.replace(domain, iova(page), &mappings);
         self.after_report();
         self.check_landed()?;
+        let done = result.unwrap_or_default();
+        let for_absent = self.config.caches_absent && done.mapped > 0;
+        let waits = u64::from(done.unmapped > 0) + u64::from(for_absent);
+        self.check_waits(invalidated, waits)?;
         let before = self.oracle.in_range(domain, page, wanted.len() as u64);
         if before.iter().any(|mapping| mapping.pages > 1) {
             return check(
@@ -341,6 +352,45 @@ impl World<'_> {
             Attachment::Identity => (SMALL.contains(&page) || LARGE.contains(&page))
                 .then_some((page, Access::ReadWrite)),
         }
+    }
+
+    /// A round of migration. There are no dirty bits to be found, as the layer was
+    /// told.
+    pub fn harvest(&mut self) -> Result<(), Violation> {
+        let before = self.iommu.epoch();
+        let marked = self.iommu.harvest().map_err(|error| error.to_string())?;
+        check(marked == 0, "evidence where there is none")?;
+        check(before < self.iommu.epoch(), "a harvest begins an epoch")
+    }
+
+    /// One invalidation, which waits, however large the range was; none for nothing.
+    fn check_waits(&self, before: u64, expected: u64) -> Result<(), Violation> {
+        let is_broken = self.hardware.fault.get() == Fault::DoesNotAnswer;
+        if is_broken || is_active(Sabotage::Iotlb) {
+            return Ok(());
+        }
+        let waits = self.hardware.invalidations() - before;
+        check(
+            waits == expected,
+            &format!("waited {waits} times, not {expected}"),
+        )
+    }
+
+    /// When each page was last writable is known.
+    pub fn check_last_writable(&mut self) -> Result<(), Violation> {
+        self.oracle.note_writable(self.iommu.epoch());
+        let some_large = LARGE.start..LARGE.start + 4;
+        for gfn in SMALL.chain(some_large) {
+            let (told, known) = (
+                self.iommu.last_writable(Gfn::new(gfn)),
+                self.oracle.last_writable(gfn),
+            );
+            check(
+                told == known,
+                &format!("page {gfn} was last writable {told:?}, not {known:?}"),
+            )?;
+        }
+        Ok(())
     }
 
     fn before_report(&mut self) {

@@ -3,7 +3,7 @@
 //! ```text
 //!  Hello ──> Memory ─RoundEnd last─> [Audit ─all compared─>] Sections
 //!                                                               │ Final
-//!                                         Running <──Go── Complete
+//!                        Running <──Go── Complete <──built── Completing
 //! ```
 
 use super::{DestinationError, DestinationVm, OnMismatch, Totals};
@@ -34,6 +34,7 @@ enum Phase {
     Sections {
         next: usize,
     },
+    Completing,
     Complete,
     Running,
 }
@@ -72,6 +73,23 @@ impl<'m> Builder<'m> {
         self.phase == Phase::Running
     }
 
+    /// Whether the machine has more to do before the source may let go.
+    pub(super) fn is_completing(&self) -> bool {
+        self.phase == Phase::Completing
+    }
+
+    /// Lets the machine do a piece of what is left, and says what to answer.
+    pub(super) fn complete(
+        &mut self,
+        vm: &mut impl DestinationVm,
+    ) -> Result<Option<Answer>, DestinationError> {
+        if vm.complete()?.is_pending() {
+            return Ok(None);
+        }
+        self.phase = Phase::Complete;
+        Ok(Some(Answer::Ready))
+    }
+
     /// Takes one record in, and says what to answer.
     pub(super) fn take(
         &mut self,
@@ -90,9 +108,8 @@ impl<'m> Builder<'m> {
             (Phase::Audit { next }, Record::Audit(audit)) => self.compare(next, audit, vm)?,
             (Phase::Sections { next }, Record::Section(section)) => self.load(next, section, vm)?,
             (Phase::Sections { next }, Record::Final) if next == self.config.sections.len() => {
-                vm.complete()?;
-                self.phase = Phase::Complete;
-                return Ok(Some(Answer::Ready));
+                self.phase = Phase::Completing;
+                return self.complete(vm);
             }
             (Phase::Complete, Record::Go) => {
                 vm.start();

@@ -220,10 +220,14 @@ impl<'m> Destination<'m> {
             if self.builder.is_running() {
                 return Ok(self.end(Outcome::Running { announced: true }, link));
             }
-            let Some(record) = self.inbox.poll(link)? else {
+            let answer = if let Some(record) = self.inbox.poll(link)? {
+                self.builder.take(record, vm)?
+            } else if self.builder.is_completing() {
+                self.builder.complete(vm)?
+            } else {
                 return self.wait(before, sent, clock);
             };
-            match self.builder.take(record, vm)? {
+            match answer {
                 Some(Answer::Accept) => vacant.put_empty(Kind::Accept),
                 Some(Answer::Ready) => vacant.put_empty(Kind::Ready),
                 Some(Answer::Running) => vacant.put_empty(Kind::Running),

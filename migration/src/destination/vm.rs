@@ -2,6 +2,7 @@
 
 use crate::VmError;
 use crate::stream::{Config, Refusal, SectionInfo};
+use core::task::Poll;
 use hv_core::Gfn;
 use hv_core::memory::Frame;
 
@@ -23,9 +24,10 @@ pub trait DestinationVm {
     /// memory is there already. `bytes` come from the other machine: check them.
     fn load(&mut self, info: SectionInfo, bytes: &[u8]) -> Result<(), VmError>;
 
-    /// All state is there: builds whatever follows from it. After this
-    /// [`DestinationVm::start`] cannot fail.
-    fn complete(&mut self) -> Result<(), VmError>;
+    /// All state is there: builds whatever follows from it, a bounded piece at each
+    /// call, for what the guest asked of its devices can be more than the source
+    /// waits for. Once it is ready, [`DestinationVm::start`] cannot fail.
+    fn complete(&mut self) -> Poll<Result<(), VmError>>;
 
     /// Runs the guest. The source never will again.
     fn start(&mut self);

@@ -235,6 +235,7 @@ pub struct ToyDestination {
     pub loaded: Vec<(SectionInfo, Vec<u8>)>,
     pub refuse: Option<Refusal>,
     pub prepared: bool,
+    pub never_completes: bool,
     pub completed: bool,
     pub running: bool,
     pub discarded: bool,
@@ -267,9 +268,12 @@ impl DestinationVm for ToyDestination {
         self.loaded.push((info, bytes.to_vec()));
         Ok(())
     }
-    fn complete(&mut self) -> Result<(), VmError> {
+    fn complete(&mut self) -> Poll<Result<(), VmError>> {
+        if self.never_completes {
+            return Poll::Pending;
+        }
         self.completed = true;
-        Ok(())
+        Poll::Ready(Ok(()))
     }
     fn start(&mut self) {
         assert!(self.completed && !self.discarded);

@@ -2,6 +2,7 @@
 //! are right one by one and wrong as a whole.
 
 use crate::input::Input;
+use core::task::Poll;
 use hv_core::Gfn;
 use hv_core::clock::Clock;
 use hv_core::memory::Frame;
@@ -157,10 +158,10 @@ impl DestinationVm for Guest {
         Ok(())
     }
 
-    fn complete(&mut self) -> Result<(), VmError> {
+    fn complete(&mut self) -> Poll<Result<(), VmError>> {
         assert!(self.prepared && !self.discarded);
         self.completed = true;
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     fn start(&mut self) {

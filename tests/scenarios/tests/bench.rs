@@ -11,9 +11,9 @@ use xtask::bench::{self, Record};
 /// another compiler.
 const REACHED: [(&str, u64, u64); 6] = [
     ("map-4k", 450, 1),
-    ("unmap-4k", 720, 5),
-    ("unmap-4k-last", 2100, 6),
-    ("unmap-2m-small-leaves", 8500, 25),
+    ("unmap-4k", 620, 5),
+    ("unmap-4k-last", 1750, 6),
+    ("unmap-2m-small-leaves", 8000, 25),
     ("unmap-2048-in-one-call", 13 * 2048, 81),
     ("harvest-nothing-writable", 100, 0),
 ];

@@ -4,17 +4,20 @@
 //!  linux            -> a kernel and its one process     \
 //!                                                        machine -> records -> table
 //!  image            -> the benchmark image              /
+//!  harvest          -> a program on this machine ---------------------------^
 //! ```
 //!
 //! Both run in the same emulator with the same processor model, one after the
 //! other, under `-icount shift=0`: what is counted are the machine's instructions,
 //! and a run repeats exactly where no timer interrupt falls into an operation.
 
+mod harvest;
 mod linux;
 mod machine;
 mod record;
 mod table;
 
+pub use harvest::{HarvestCost, harvest};
 pub use record::Record;
 pub use table::{Comparison, Row, Target};
 

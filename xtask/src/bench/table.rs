@@ -1,6 +1,6 @@
 //! The comparison: a table for people, JSON for programs.
 
-use super::Record;
+use super::{HarvestCost, Record};
 use serde::Serialize;
 use std::fmt;
 
@@ -73,11 +73,17 @@ pub struct Comparison {
     pub rows: Vec<Row>,
     /// What only Linux has: its system call, pinning, the bitmap of a mapping.
     pub linux_only: Vec<Record>,
+    /// What a harvest costs that finds nothing.
+    pub harvest: Option<HarvestCost>,
 }
 
 impl Comparison {
     /// Puts side by side what was measured.
-    pub fn new(strandline: Vec<Record>, linux: Option<(String, Vec<Record>)>) -> Self {
+    pub fn new(
+        strandline: Vec<Record>,
+        linux: Option<(String, Vec<Record>)>,
+        harvest: Option<HarvestCost>,
+    ) -> Self {
         let (kernel, linux) = linux.unzip();
         let linux = linux.unwrap_or_default();
         let of = |operation: &str| linux.iter().find(|record| record.operation == operation);
@@ -111,6 +117,7 @@ impl Comparison {
             kernel: kernel.filter(|_| !linux.is_empty()),
             linux_only: linux_only.cloned().collect(),
             rows,
+            harvest,
         }
     }
 }
@@ -199,7 +206,10 @@ impl fmt::Display for Comparison {
                 )?;
             }
         }
-        Ok(())
+        match &self.harvest {
+            Some(harvest) => harvest.fmt(f),
+            None => Ok(()),
+        }
     }
 }
 
@@ -274,7 +284,7 @@ mod tests {
             record("unmap-4k-sweep", 5, 5, 100),
         ];
         let strandline = linux[3..].to_vec();
-        let comparison = Comparison::new(strandline, Some(("6.1".into(), linux)));
+        let comparison = Comparison::new(strandline, Some(("6.1".into(), linux)), None);
         let like: Vec<_> = comparison
             .rows
             .iter()

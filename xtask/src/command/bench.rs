@@ -8,8 +8,8 @@ use xtask::bench::{self, Comparison};
 /// Compare what mapping and unmapping costs with Linux VFIO type1.
 ///
 /// Boots both in QEMU on the same machine model, does the same operations on an
-/// emulated VT-d unit, and counts instructions. Says which targets are met. Linux is
-/// Debian's kernel package, fetched with apt-get.
+/// emulated VT-d unit, and counts instructions. Times a harvest on this machine too.
+/// Says which targets are met. Linux is Debian's kernel package, fetched with apt-get.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Write the result as JSON
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         Some(bench::linux()?)
     };
-    let comparison = Comparison::new(strandline, linux);
+    let comparison = Comparison::new(strandline, linux, Some(bench::harvest()?));
     if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_string_pretty(&comparison)? + "\n")
             .with_context(|| format!("cannot write {}", path.display()))?;

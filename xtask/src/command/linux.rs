@@ -4,7 +4,7 @@ use super::exit_code;
 use anyhow::Result;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use xtask::linux::{self, Console, Expect, Figures, Sources};
+use xtask::linux::{self, Console, Expect, Figures, Init, Sources};
 use xtask::progress::Progress;
 use xtask::qemu;
 use xtask::report::{Report, logs_of};
@@ -82,6 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let images = linux::images(&Sources {
         kernel: args.kernel.clone(),
         initramfs: args.initrd.clone(),
+        init: Init::Account,
     })?;
     let outcome = {
         let progress = Progress::start("booting two machines");

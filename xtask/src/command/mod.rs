@@ -2,11 +2,13 @@
 
 pub(crate) mod bench;
 pub(crate) mod build;
+pub(crate) mod debug;
 pub(crate) mod fuzz;
 pub(crate) mod lint;
 pub(crate) mod linux;
 pub(crate) mod rules;
 pub(crate) mod run;
+pub(crate) mod shell;
 pub(crate) mod test;
 
 use anyhow::{Context, Result};

@@ -1,8 +1,10 @@
 //! The initramfs of the stock guest: busybox, the kernel's NVMe driver, one program
 //! that loads the disk, and one script.
 
+use super::Init;
 use crate::cpio::Archive;
 use crate::debian::Kernel;
+use crate::shell::READY;
 
 /// How often the script ticks, once a second.
 pub(super) const TICKS: u32 = 8;
@@ -24,7 +26,7 @@ const DRIVER: &str = "drivers/nvme/host/nvme.ko";
 
 /// Builds it around a static busybox and the static program `load`, with modules of
 /// `kernel`.
-pub(super) fn build(busybox: &[u8], load: &[u8], kernel: Option<&Kernel>) -> Vec<u8> {
+pub(super) fn build(init: Init, busybox: &[u8], load: &[u8], kernel: Option<&Kernel>) -> Vec<u8> {
     let mut archive = Archive::default();
     for name in ["bin", "dev", "proc", "sys", "modules"] {
         archive.directory(name);
@@ -38,7 +40,11 @@ pub(super) fn build(busybox: &[u8], load: &[u8], kernel: Option<&Kernel>) -> Vec
             archive.file(&format!("modules/{order}.ko"), &module);
         }
     }
-    archive.file("init", script().as_bytes());
+    let script = match init {
+        Init::Account => script(),
+        Init::Shell => shell_script(),
+    };
+    archive.file("init", script.as_bytes());
     archive.finish()
 }
 
@@ -74,6 +80,21 @@ touch /stop
 wait
 errors error
 echo \"linux: end uptime=$(uptime) clocksource=$(clocksource)\"
+printf '\\020' | dd of=/dev/port bs=1 seek=244 2>/dev/null
+"
+    )
+}
+
+/// A shell with job control, which the console has to be the terminal of.
+fn shell_script() -> String {
+    format!(
+        "#!/bin/busybox sh
+/bin/busybox --install /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+echo \"{READY}\"
+setsid sh -c 'exec sh -i </dev/ttyS0 >/dev/ttyS0 2>&1'
 printf '\\020' | dd of=/dev/port bs=1 seek=244 2>/dev/null
 "
     )

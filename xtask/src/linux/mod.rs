@@ -30,6 +30,18 @@ pub struct Sources {
     pub kernel: Option<PathBuf>,
     /// An initramfs. Its init is to say what [`Console`] reads.
     pub initramfs: Option<PathBuf>,
+    /// What our initramfs does, if it is used.
+    pub init: Init,
+}
+
+/// What init of our initramfs does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Init {
+    /// Ticks and gives an account, for [`Console`].
+    #[default]
+    Account,
+    /// Runs a shell on the console, at whose end the machine ends.
+    Shell,
 }
 
 /// Builds the hypervisor, fetches what is missing of the guest, and packs the guest
@@ -55,7 +67,7 @@ pub fn images(sources: &Sources) -> Result<Images> {
         Some(path) => read(path)?,
         None => {
             let load = program::build("load")?;
-            initramfs::build(&debian::busybox()?, &load, debian.as_ref())
+            initramfs::build(sources.init, &debian::busybox()?, &load, debian.as_ref())
         }
     };
 

@@ -2,6 +2,7 @@
 
 use super::{Guest, Part, VIOMMU_BUDGET, get};
 use crate::events;
+use core::task::Poll;
 use hv_core::Gfn;
 use hv_core::memory::Frame;
 use hv_core::platform::PlatformState;
@@ -65,21 +66,18 @@ impl DestinationVm for Guest<'_> {
 
     /// Mappings first: the vIOMMU reads the guest's tables, which arrived with its
     /// memory. Then the device, while it can reach nothing of the guest.
-    fn complete(&mut self) -> Result<(), VmError> {
-        loop {
-            let served = self
-                .viommu
-                .service(self.memory, &mut self.dma, VIOMMU_BUDGET);
-            match served {
-                Ok(Service::Idle) => break,
-                Ok(Service::More) => {}
-                Err(error) => {
-                    error!("the device's mappings: {error}");
-                    return Err(VmError("the device's mappings cannot be made"));
-                }
+    fn complete(&mut self) -> Poll<Result<(), VmError>> {
+        let served = self
+            .viommu
+            .service(self.memory, &mut self.dma, VIOMMU_BUDGET);
+        match served {
+            Ok(Service::Idle) => Poll::Ready(self.restore_device()),
+            Ok(Service::More) => Poll::Pending,
+            Err(error) => {
+                error!("the device's mappings: {error}");
+                Poll::Ready(Err(VmError("the device's mappings cannot be made")))
             }
         }
-        self.restore_device()
     }
 
     fn start(&mut self) {
@@ -88,8 +86,17 @@ impl DestinationVm for Guest<'_> {
         self.paused = false;
     }
 
+    /// The device first: it must not write what is about to be somebody else's.
     fn discard(&mut self) {
         self.paused = true;
+        self.release_device();
+        for slot in self.memory.slots() {
+            for index in 0..slot.frames {
+                if let Ok(frame) = self.memory.frame(Gfn::new(slot.gfn.number() + index)) {
+                    frame.clear();
+                }
+            }
+        }
     }
 }
 

@@ -132,6 +132,9 @@ pub enum Turn {
     Ran,
     /// A host interrupt cut in.
     Interrupted,
+    /// The guest waits, and there is more to do for it: no host interrupt could cut
+    /// in.
+    Busy,
     /// The guest waits for an interrupt, or is paused.
     Idle,
 }
@@ -178,7 +181,8 @@ impl<'m> Guest<'m> {
                 Ok(Turn::Ran)
             }
             Event::Halted if self.viommu.is_idle() => Ok(Turn::Idle),
-            Event::Halted | Event::OtherCpu => Ok(Turn::Ran),
+            Event::Halted => Ok(Turn::Busy),
+            Event::OtherCpu => Ok(Turn::Ran),
             Event::GuestExit(CONTENT) => Err(GuestEnd::Exit(0)),
             Event::GuestExit(status) => Err(GuestEnd::Exit(status)),
             Event::Fatal(error) => Err(error.into()),
@@ -219,7 +223,19 @@ impl<'m> Guest<'m> {
     pub fn take_interrupts(&mut self, vectors: VectorSet) {
         self.hand_on_faults();
         self.exits.update(self.vm.exits());
+        self.receive_console_input();
         self.signal_device(vectors);
+    }
+
+    /// Hands the guest's serial port what was typed, as far as it has room. The rest
+    /// waits in the real port, and behind it.
+    fn receive_console_input(&mut self) {
+        while self.vm.platform().can_receive()
+            && let Some(byte) = self.console.read_byte()
+        {
+            // There is room.
+            let _ = self.vm.platform().receive(byte);
+        }
     }
 
     fn serve_viommu(&mut self) -> Result<(), SpaceError> {
