@@ -5,11 +5,11 @@
 //! guest: it reaches that page and nothing else, and afterwards what it reached
 //! before.
 
+use crate::IovaRange;
 use crate::layer::Iommu;
 use crate::space::{Access, Attachment, DmaSpace, SpaceError};
 use crate::tables::{EntryFormat, Extent, Pages};
 use crate::unit::{DomainId, HostUnit, SourceId};
-use crate::{Iova, IovaRange};
 use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
 
@@ -24,22 +24,22 @@ pub struct Loan {
 }
 
 impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
-    /// Takes `device` away from the guest and lets it read and write the
-    /// hypervisor's page `page` at `iova`. The page is no guest memory, so it is
-    /// neither pinned nor reported.
+    /// Takes `device` away from the guest and lets it read and write pages of the
+    /// hypervisor: at every page of each range it finds the page that is given with
+    /// it. They are no guest memory, so they are neither pinned nor reported.
     ///
     /// # Errors
-    /// Out of domains or table memory, or the hardware failed; the device then
-    /// stays where it was.
+    /// Ranges overlap, out of domains or table memory, or the hardware failed; the
+    /// device then stays where it was.
     pub fn borrow_device(
         &mut self,
         device: SourceId,
-        page: Hpa,
-        iova: Iova,
+        pages: impl IntoIterator<Item = (IovaRange, Hpa)>,
     ) -> Result<Loan, SpaceError> {
-        let range = IovaRange::new(iova, 1).map_err(|_| SpaceError::OutOfRange)?;
         let domain = self.create_domain()?;
-        let lent = self.lend_page(domain, Pages::from(range), page);
+        let lent = pages
+            .into_iter()
+            .try_for_each(|(range, page)| self.lend_pages(domain, range.into(), page));
         let former = self.attachment(device);
         let moved = lent.and_then(|()| self.attach(device, Attachment::Domain(domain)));
         if let Err(error) = moved {
@@ -60,19 +60,20 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         self.destroy_domain(loan.domain)
     }
 
-    fn lend_page(&mut self, domain: DomainId, pages: Pages, page: Hpa) -> Result<(), SpaceError> {
+    fn lend_pages(&mut self, domain: DomainId, range: Pages, page: Hpa) -> Result<(), SpaceError> {
         let root = self.domains.root(domain).ok_or(SpaceError::NoDomain)?;
-        if pages.last > self.tables.last_page() {
+        if range.last > self.tables.last_page() {
             return Err(SpaceError::OutOfRange);
         }
-        let extent = Extent { pages, hpa: page };
-        // The domain is new, so nothing is in the way.
-        let missing = self.tables.missing_tables(root, extent).unwrap_or(u64::MAX);
-        if missing > self.pool.available() {
-            return Err(SpaceError::OutOfMemory);
+        for pages in range.parts(1) {
+            let extent = Extent { pages, hpa: page };
+            let missing = self.tables.missing_tables(root, extent);
+            if missing.map_err(|_| SpaceError::OutOfRange)? > self.pool.available() {
+                return Err(SpaceError::OutOfMemory);
+            }
+            self.tables
+                .enter(&mut self.pool, root, extent, pages, Access::ReadWrite);
         }
-        self.tables
-            .enter(&mut self.pool, root, extent, pages, Access::ReadWrite);
         Ok(())
     }
 }

@@ -446,14 +446,15 @@ fn a_borrowed_device_reaches_one_page_and_then_what_it_reached_before() {
         let staging = world.staging();
         let loan = world
             .iommu
-            .borrow_device(device(1), staging, iova(1))
+            .borrow_device(device(1), [(pages(1, 2), staging)])
             .unwrap();
         assert!(hardware.write(device(1), iova(1)));
+        assert!(hardware.write(device(1), iova(2)));
         assert!(!hardware.write(device(1), iova(10)), "the guest's page");
         hardware.land();
         let landed: Vec<_> = hardware.take_landed();
-        assert_eq!(landed.len(), 1);
-        assert_eq!(landed[0].hpa, staging);
+        assert_eq!(landed.len(), 2);
+        assert!(landed.iter().all(|write| write.hpa == staging));
 
         world.iommu.give_back(loan).unwrap();
         assert!(!hardware.write(device(1), iova(1)), "the hypervisor's page");
@@ -482,9 +483,30 @@ fn a_device_that_cannot_be_borrowed_stays_where_it_was() {
         while world.iommu.create_domain().is_ok() {
             taken += 1;
         }
-        let refused = world.iommu.borrow_device(device(1), staging, iova(1));
+        let refused = world
+            .iommu
+            .borrow_device(device(1), [(pages(1, 1), staging)]);
         assert_eq!(refused.err(), Some(SpaceError::OutOfMemory));
         assert_eq!(world.iommu.attachment(device(1)), before);
         assert!(taken > 0);
     });
+}
+
+#[test]
+fn pages_that_would_be_lent_twice_are_not_lent_at_all() {
+    in_world(|mut world| {
+        let frames = world.iommu.frames_available();
+        let before = world.iommu.attachment(device(1));
+        let staging = world.staging();
+        let twice = [(pages(1, 2), staging), (pages(2, 1), staging)];
+        let refused = world.iommu.borrow_device(device(1), twice);
+        assert_eq!(refused.err(), Some(SpaceError::OutOfRange));
+        assert_eq!(world.iommu.attachment(device(1)), before);
+        assert_eq!(world.iommu.frames_available(), frames);
+    });
+}
+
+#[allow(clippy::unwrap_used)]
+fn pages(first: u64, count: u64) -> IovaRange {
+    IovaRange::new(iova(first), count).unwrap()
 }

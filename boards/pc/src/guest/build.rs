@@ -1,6 +1,6 @@
 //! Putting a guest together.
 
-use super::device::Assigned;
+use super::device::{Assigned, OWN_PAGES};
 use super::exits::ExitReport;
 use super::unit::{self, Remapper};
 use super::{Guest, Part, VIOMMU};
@@ -76,7 +76,7 @@ pub enum BuildError {
     #[error("registers at {0:#x} are beyond the identity map")]
     Window(u64),
     /// The buffer for the device's state.
-    #[error("out of memory for the device's staging page")]
+    #[error("out of memory for the pages that hand a device over")]
     Staging,
     /// The machine's other CPU has a guest already.
     #[error("the machine's other CPU is taken")]
@@ -93,7 +93,7 @@ pub struct Resources<'m> {
     pub nested_tables: PhysRange,
     /// For the remapping unit.
     pub iommu_tables: PhysRange,
-    /// For CPU control blocks and the device's staging page.
+    /// For CPU control blocks and the pages that hand a device over.
     pub vcpu: PhysRange,
     /// One counter a guest page.
     pub pins: &'m mut [u32],
@@ -139,8 +139,11 @@ impl<'m> Guest<'m> {
             }
         };
         let cpus = if worker.is_some() { 2 } else { 1 };
-        let staging = vcpu_frames.take(frames).ok_or(BuildError::Staging)?;
-        let device = Assigned::take(host, source_id, frames, staging)?;
+        let mut pages = [Hpa::new(0); OWN_PAGES];
+        for page in &mut pages {
+            *page = vcpu_frames.take(frames).ok_or(BuildError::Staging)?;
+        }
+        let device = Assigned::take(host, source_id, frames, pages)?;
         if let Some((at, range)) = device.mapped_registers() {
             let at = Gpa::new(at.into());
             tables.map_device(at, Hpa::new(range.start), range.bytes)?;

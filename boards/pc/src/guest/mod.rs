@@ -172,7 +172,7 @@ impl<'m> Guest<'m> {
         match event {
             Event::Interrupted => Ok(Turn::Interrupted),
             Event::MmioDone => {
-                self.device.serve();
+                self.serve_device();
                 self.serve_viommu()?;
                 Ok(Turn::Ran)
             }

@@ -1,4 +1,5 @@
-//! An NVMe controller that is passed through.
+//! An NVMe controller that is passed through, and carried across with no help from
+//! the device.
 //!
 //! NVM Express Base Specification 2.0. Data goes from the device to the guest's
 //! memory and back without anybody between. Register accesses are trapped and passed
@@ -7,13 +8,83 @@
 //!
 //! ```text
 //!   guest's access --> read: answered at once
-//!                      write: noted --> serve(): looked at, then passed on
+//!                      write: noted --> serve(): looked at (shadow), passed on
+//!   migration      --> rest(): every command completed?   save(): the shadow
+//!                      restore() (rebuild): a reset controller is brought there
 //! ```
 
+mod command;
+#[cfg(test)]
+mod fake;
+mod rebuild;
 mod register;
+mod shadow;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use rebuild::{SCRATCH_PAGES, Scratch};
+pub use state::{MAX_QUEUES, NvmeState, RingPages};
 
 use crate::mmio::Mmio;
 use crate::vm::MmioDevice;
+use register::{capabilities, configuration};
+use shadow::Shadow;
+
+/// The guest's memory as the device sees it: by IOVA, through the guest's own
+/// tables.
+pub trait GuestDma {
+    /// Fills `to`, which is within one page; false where the device reaches nothing.
+    fn read(&self, iova: u64, to: &mut [u8]) -> bool;
+    /// Writes likewise, marking the page as written.
+    fn write(&self, iova: u64, from: &[u8]) -> bool;
+}
+
+/// Why a controller cannot be carried across.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NvmeError {
+    /// A ring is where the device reaches nothing.
+    #[error("a queue of the NVMe controller is not in the guest's memory")]
+    Unreadable,
+    /// A queue that is not contiguous, or does not start a page.
+    #[error("a queue of the NVMe controller is not in one piece")]
+    ScatteredQueue,
+    /// A completion queue that was used has no submission queue any more: nothing
+    /// could bring another one to where it is.
+    #[error("a completion queue of the NVMe controller is without a submission queue")]
+    UnfedQueue,
+    /// More queues, event requests, features or commands than are kept track of.
+    #[error("the NVMe controller has more queues, commands or features than can be carried")]
+    TooMuch,
+    /// A feature whose data is in memory.
+    #[error("the NVMe controller has feature {0:#x} set, whose data cannot be carried")]
+    FeatureWithData(u8),
+    /// The other controller has other capabilities.
+    #[error("the NVMe controllers differ: CAP is {theirs:#x} there and {ours:#x} here")]
+    OtherController {
+        /// This controller's CAP.
+        ours: u64,
+        /// The CAP in the state.
+        theirs: u64,
+    },
+    /// No controller at rest can be in that state.
+    #[error("the NVMe controller cannot be in the state given")]
+    ImpossibleState,
+    /// The controller does not become ready, or does not complete a command.
+    #[error("the NVMe controller does not answer")]
+    Stuck,
+    /// It completed an event request while its queues were turned.
+    #[error("the NVMe controller reports an event while it is rebuilt")]
+    Event,
+    /// It refused a command that a controller alike had carried out.
+    #[error("the NVMe controller refuses command {opcode:#x} with status {status:#x}")]
+    Refused {
+        /// The command.
+        opcode: u8,
+        /// Its status field, without the phase.
+        status: u16,
+    },
+}
 
 /// A write of the guest that is not passed on yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +99,7 @@ pub struct Nvme<R> {
     registers: R,
     /// At most one: the guest does not run on before it is served.
     waiting: Option<Write>,
+    shadow: Shadow,
 }
 
 impl<R: Mmio> Nvme<R> {
@@ -36,12 +108,13 @@ impl<R: Mmio> Nvme<R> {
         Self {
             registers,
             waiting: None,
+            shadow: Shadow::default(),
         }
     }
 
     /// Carries out what the guest wrote. To be called after each access of the
     /// guest, before it runs again.
-    pub fn serve(&mut self) {
+    pub fn serve(&mut self, dma: &impl GuestDma) {
         let Some(Write {
             offset,
             width,
@@ -50,10 +123,72 @@ impl<R: Mmio> Nvme<R> {
         else {
             return;
         };
-        match width {
-            4 => self.registers.write32(offset as usize, value as u32),
-            _ => self.registers.write64(offset as usize, value),
+        // Registers of 64 bits may be written by halves.
+        self.pass_on(dma, offset, value as u32);
+        if width == 8 {
+            self.pass_on(dma, offset + 4, (value >> 32) as u32);
         }
+    }
+
+    /// Whether every command that the guest submitted is completed. To be called
+    /// while the guest stands still.
+    pub fn rest(&mut self, dma: &impl GuestDma) -> Result<bool, NvmeError> {
+        self.shadow.rest(dma)
+    }
+
+    /// The state of the controller at rest. It is not disturbed.
+    pub fn save(&self) -> Result<NvmeState, NvmeError> {
+        Ok(NvmeState {
+            capabilities: self.capabilities(),
+            ..self.shadow.state()?
+        })
+    }
+
+    /// Checks a state that came from outside: a controller like this one can have
+    /// it, at rest.
+    pub fn check(&self, state: &NvmeState) -> Result<(), NvmeError> {
+        state.check(self.capabilities())
+    }
+
+    /// The shadow first: what the guest submitted must be read before the controller
+    /// hears of it, and completions before their places may be written again.
+    fn pass_on(&mut self, dma: &impl GuestDma, offset: u64, value: u32) {
+        match offset {
+            register::CC => self.configure(value),
+            register::DOORBELLS.. => {
+                let stride = capabilities::doorbell_stride(self.capabilities());
+                let index = (offset - register::DOORBELLS) / stride;
+                let number = (index / 2) as usize;
+                if index.is_multiple_of(2) {
+                    self.shadow.submitted(dma, number, value);
+                } else {
+                    self.shadow.consumed(dma, number, value);
+                }
+            }
+            _ => {}
+        }
+        self.registers.write32(offset as usize, value);
+    }
+
+    fn configure(&mut self, cc: u32) {
+        match (self.shadow.is_enabled(), cc & configuration::ENABLE != 0) {
+            (false, true) => {
+                let aqa = self.registers.read32(register::AQA as usize);
+                let [asq, acq] = [register::ASQ, register::ACQ].map(|at| self.read64(at));
+                self.shadow.enable(cc, aqa, asq, acq);
+            }
+            (true, true) => self.shadow.reconfigure(cc),
+            (_, false) => self.shadow.disable(cc),
+        }
+    }
+
+    fn capabilities(&self) -> u64 {
+        self.read64(register::CAP)
+    }
+
+    fn read64(&self, offset: u64) -> u64 {
+        let [low, high] = [offset, offset + 4].map(|at| self.registers.read32(at as usize));
+        u64::from(high) << 32 | u64::from(low)
     }
 }
 
@@ -68,7 +203,7 @@ impl<R: Mmio> MmioDevice for Nvme<R> {
         }
         match width {
             4 => self.registers.read32(offset as usize).into(),
-            _ => self.registers.read64(offset as usize),
+            _ => self.read64(offset),
         }
     }
 

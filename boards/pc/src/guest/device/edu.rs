@@ -6,8 +6,8 @@ use crate::guest::{get, put};
 use hv_core::device::edu::{self, Edu, EduError, EduState, Staging};
 use hv_core::memory::PhysMemory;
 use hv_core::{Hpa, PAGE_SIZE};
-use iommu::Iova;
 use iommu::space::SpaceError;
+use iommu::{Iova, IovaRange};
 use log::error;
 use migration::VmError;
 use strandline_rt::cpu;
@@ -108,7 +108,8 @@ impl<'m> EduHandover<'m> {
             source_id,
             dma,
         } = lender;
-        let loan = dma.borrow_device(*source_id, self.staging, STAGING_IOVA)?;
+        let range = IovaRange::new(STAGING_IOVA, 1).map_err(|_| SpaceError::OutOfRange)?;
+        let loan = dma.borrow_device(*source_id, [(range, self.staging)])?;
         // The guest may not have let it do DMA.
         host.device.function.enable(&host.config, true);
         let result = self.transfer(act);

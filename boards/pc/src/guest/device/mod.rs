@@ -17,11 +17,15 @@ use super::{Dma, Guest, section};
 use crate::host::{DeviceKind, Host};
 use crate::vectors;
 use edu::EduHandover;
-use hv_core::Hpa;
 use hv_core::clock::Clock;
+use hv_core::device::nvme::{GuestDma, SCRATCH_PAGES};
+use hv_core::memory::GuestMemory;
 use hv_core::platform::pci::{Bar, Interrupts, MAX_VECTORS, PassthroughFunction, Placement};
 use hv_core::vm::MmioRegion;
+use hv_core::{Gpa, Hpa};
+use iommu::Iova;
 use iommu::unit::SourceId;
+use iommu::viommu::vtd::VtdUnit;
 use log::{error, info};
 use migration::VmError;
 use migration::stream::SectionInfo;
@@ -38,6 +42,9 @@ const NUMBER: u8 = 3;
 /// PCI command register: bus master.
 const BUS_MASTER: u16 = 1 << 2;
 
+/// How many pages of the hypervisor it takes to hand a device over.
+pub(super) const OWN_PAGES: usize = SCRATCH_PAGES;
+
 /// A device that is the guest's.
 pub(super) struct Assigned<'m> {
     host: &'m Host,
@@ -51,7 +58,7 @@ pub(super) struct Assigned<'m> {
 #[allow(clippy::large_enum_variant)]
 enum Kind<'m> {
     Edu(EduHandover<'m>),
-    Nvme(AssignedNvme),
+    Nvme(AssignedNvme<'m>),
 }
 
 /// What is needed to have the device do DMA for the hypervisor.
@@ -66,18 +73,19 @@ impl<'m> Assigned<'m> {
     pub(super) const GUEST_ID: SourceId = SourceId::new((NUMBER as u16) << 3);
 
     /// Takes the host's device for a guest: resets it, if it can be. `source_id` is
-    /// how the remapping unit sees it, which lets it reach nothing as yet.
+    /// how the remapping unit sees it, which lets it reach nothing as yet. `pages`
+    /// are of the hypervisor.
     pub(super) fn take(
         host: &'m Host,
         source_id: SourceId,
         frames: &'m IdentityMemory,
-        staging: Hpa,
+        pages: [Hpa; OWN_PAGES],
     ) -> Result<Self, BuildError> {
         reset(host);
         let registers = super::build::window(host.device.window)?;
         let kind = match host.kind {
-            DeviceKind::Edu => Kind::Edu(EduHandover::new(registers, frames, staging)),
-            DeviceKind::Nvme => Kind::Nvme(AssignedNvme::new(host, registers)?),
+            DeviceKind::Edu => Kind::Edu(EduHandover::new(registers, frames, pages[0])),
+            DeviceKind::Nvme => Kind::Nvme(AssignedNvme::new(host, registers, frames, pages)?),
         };
         Ok(Self {
             host,
@@ -120,10 +128,7 @@ impl<'m> Assigned<'m> {
     }
 
     /// Registers that are trapped, when the guest has them at `gpa`.
-    pub(super) fn trapped_registers(
-        &mut self,
-        gpa: Option<hv_core::Gpa>,
-    ) -> Option<MmioRegion<'_>> {
+    pub(super) fn trapped_registers(&mut self, gpa: Option<Gpa>) -> Option<MmioRegion<'_>> {
         match &mut self.kind {
             Kind::Edu(_) => None,
             Kind::Nvme(nvme) => Some(nvme.region(gpa?)),
@@ -131,9 +136,9 @@ impl<'m> Assigned<'m> {
     }
 
     /// Carries out what the guest wrote to trapped registers.
-    pub(super) fn serve(&mut self) {
+    fn serve(&mut self, view: &impl GuestDma) {
         if let Kind::Nvme(nvme) = &mut self.kind {
-            nvme.serve();
+            nvme.serve(view);
         }
     }
 
@@ -141,7 +146,7 @@ impl<'m> Assigned<'m> {
     pub(super) fn section(&self) -> SectionInfo {
         match self.kind {
             Kind::Edu(_) => section(3, 1),
-            Kind::Nvme(_) => section(4, 1),
+            Kind::Nvme(_) => section(5, 1),
         }
     }
 
@@ -179,7 +184,41 @@ impl<'m> Assigned<'m> {
     }
 }
 
+/// The guest's memory as its device sees it.
+struct DeviceView<'a, 'm> {
+    memory: &'m GuestMemory<'m, IdentityMemory>,
+    viommu: &'a VtdUnit,
+}
+
+impl DeviceView<'_, '_> {
+    fn translate(&self, iova: u64, write: bool) -> Option<Gpa> {
+        let (device, iova) = (Assigned::GUEST_ID, Iova::new(iova));
+        let gpa = self.viommu.translate(self.memory, device, iova, write);
+        gpa.ok()
+    }
+}
+
+impl GuestDma for DeviceView<'_, '_> {
+    fn read(&self, iova: u64, to: &mut [u8]) -> bool {
+        let gpa = self.translate(iova, false);
+        gpa.is_some_and(|gpa| self.memory.read(gpa, to).is_ok())
+    }
+    fn write(&self, iova: u64, from: &[u8]) -> bool {
+        let gpa = self.translate(iova, true);
+        gpa.is_some_and(|gpa| self.memory.write(gpa, from).is_ok())
+    }
+}
+
 impl Guest<'_> {
+    /// Carries out what the guest wrote to trapped registers of its device.
+    pub(super) fn serve_device(&mut self) {
+        let view = DeviceView {
+            memory: self.memory,
+            viommu: &self.viommu,
+        };
+        self.device.serve(&view);
+    }
+
     /// Makes the device do what the guest configured: DMA or none, and interrupts
     /// to the host's vectors, from where they are injected.
     pub(super) fn route_device(&mut self) {
@@ -203,15 +242,19 @@ impl Guest<'_> {
     /// Whether the device is at rest. When it is, its interrupts are silenced, and
     /// those that were on their way have reached the guest's interrupt controller.
     pub(super) fn rest_device(&mut self) -> Result<bool, VmError> {
+        let view = DeviceView {
+            memory: self.memory,
+            viommu: &self.viommu,
+        };
         let is_resting = match &mut self.device.kind {
             Kind::Edu(edu) => edu.is_resting(),
-            Kind::Nvme(nvme) => nvme.is_resting()?,
+            Kind::Nvme(nvme) => nvme.is_resting(&view)?,
         };
         if is_resting {
             // The end of a command and its interrupt are one event for the device:
             // whoever sees the first finds the second at the local APIC.
             self.take_interrupts(interrupts::poll());
-            if let Err(error) = self.device.route(true, false) {
+            if let Err(error) = self.device.route(false, false) {
                 error!("{error}");
             }
         }
@@ -252,10 +295,16 @@ impl Guest<'_> {
             source_id,
             dma: &mut self.dma,
         };
-        match &mut self.device.kind {
-            Kind::Edu(edu) => edu.restore(&mut lender),
-            Kind::Nvme(nvme) => nvme.restore(),
+        let signalled = match &mut self.device.kind {
+            Kind::Edu(edu) => edu.restore(&mut lender).map(|()| VectorList::new())?,
+            Kind::Nvme(nvme) => nvme.restore(&mut lender)?,
+        };
+        // Whether or not the interrupt of a completion had arrived: one too many
+        // does no harm.
+        for vector in signalled {
+            self.vm.platform().signal(0, vector);
         }
+        Ok(())
     }
 
     /// Takes the device away from a guest that ended or left.
@@ -266,6 +315,9 @@ impl Guest<'_> {
         reset(self.device.host);
     }
 }
+
+/// Vectors of the device.
+type VectorList = heapless::Vec<usize, MAX_VECTORS>;
 
 /// Resets the passthrough device, if it can be: what it did before, for whomever, is
 /// over.
