@@ -65,6 +65,7 @@ impl HostUnit for Unit {
             coherent: true,
             drains_updates: true,
             read_hides_write: false,
+            spares_marked: false,
         }
     }
 
