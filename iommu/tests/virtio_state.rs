@@ -46,6 +46,23 @@ fn requests_cut_anywhere_are_finished_by_the_destination() {
 }
 
 #[test]
+fn a_mapping_that_a_map_has_yet_to_run_into_goes_along() {
+    for steps in 0..6 {
+        let mut machine = Machine::new();
+        assert_eq!(machine.attach(5, NIC, 0), OK);
+        assert_eq!(machine.map_pages(5, 1200, 1, DATA), OK);
+        machine.submit_request(&map(5, 0, (1300 << 12) - 1, 0, READ), 4);
+        (0..steps).for_each(|_| {
+            machine.step();
+        });
+        machine.migrate(MAPPING_BYTES).unwrap();
+        machine.settle();
+        assert_eq!(machine.last_status(), INVAL);
+        assert_eq!(machine.pages(NIC), [(1200, DATA, 3)]);
+    }
+}
+
+#[test]
 fn faults_and_interrupts_go_along() {
     let mut machine = Machine::new();
     assert_eq!(machine.attach(1, NIC, 0), OK);

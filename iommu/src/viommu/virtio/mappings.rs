@@ -136,17 +136,22 @@ impl VirtioUnit {
         }
     }
 
-    /// Whether a region is what the job in hand has made so far.
+    /// Whether a region is what the job in hand has made so far. Behind that may be
+    /// mappings from before, which the job has yet to run into.
     fn is_unfinished(&self, host: DomainId, region: &Region) -> bool {
-        let unfinished = match self.job.map(|job| job.task) {
+        let at = region.range.start();
+        match self.job.map(|job| job.task) {
             Some(Task::Map {
-                host: at, region, ..
-            }) => Some((at, region.range)),
-            Some(Task::Undo { host: at, region }) => Some((at, region.range)),
-            _ => None,
-        };
-        // The range was free before, so all that is there is the job's.
-        unfinished.is_some_and(|(at, range)| at == host && range.contains(region.range.start()))
+                host: in_host,
+                region: made,
+                rest,
+            }) => host == in_host && made.range.contains(at) && at < rest.start(),
+            Some(Task::Undo {
+                host: in_host,
+                region: made,
+            }) => host == in_host && made.range.contains(at),
+            _ => false,
+        }
     }
 }
 
