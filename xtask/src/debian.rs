@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Once;
 
 /// Depends on the release's current stock kernel.
 const CURRENT_KERNEL: &str = "linux-image-amd64";
@@ -35,6 +36,7 @@ impl Kernel {
         if let Some(kernel) = Self::fetched_before() {
             return Ok(kernel);
         }
+        refresh_lists();
         let depends = output(Command::new("apt-cache").args(["depends", CURRENT_KERNEL]))?;
         let package = kernel_package(&depends).with_context(|| {
             format!("no {CURRENT_KERNEL} is offered; `apt-get update` may help")
@@ -87,6 +89,7 @@ fn unpacked(package: &str) -> Result<PathBuf> {
     if files.exists() {
         return Ok(files);
     }
+    refresh_lists();
     eprintln!("apt-get download {package}");
     // Fetched and unpacked beside it: what was left half done is done again.
     let fresh = folder.join("fresh");
@@ -106,6 +109,19 @@ fn unpacked(package: &str) -> Result<PathBuf> {
     fs::rename(fresh.join(FILES), &files)?;
     fs::remove_dir_all(&fresh)?;
     Ok(files)
+}
+
+/// Has apt learn what there is, once a run: a fresh machine knows of no package, an
+/// old one of versions that are gone. Without the rights it knows what it knows, and
+/// if that is too little, the error names this command.
+fn refresh_lists() {
+    static REFRESHED: Once = Once::new();
+    REFRESHED.call_once(|| {
+        eprintln!("apt-get update");
+        if let Err(error) = output(Command::new("apt-get").args(["-q", "update"])) {
+            eprintln!("going on with the lists there are: {error}");
+        }
+    });
 }
 
 fn directory() -> PathBuf {

@@ -108,6 +108,16 @@ impl Run {
         }
     }
 
+    /// A run with one mechanism broken. It migrates slowly, so that the device writes
+    /// more after a page was sent: that is what a broken mechanism loses.
+    pub fn broken(scenario: &str, sabotage: Sabotage) -> Self {
+        Self {
+            max_bandwidth: Some(Size::mib(1)),
+            sabotage: Some(sabotage),
+            ..Self::new(scenario)
+        }
+    }
+
     /// Finds the emulator, builds the images this run needs, boots both machines
     /// and watches them to the end. `watch` is told each event as it comes.
     ///

@@ -9,17 +9,14 @@ use xtask::iommu::Iommu;
 use xtask::observation::Observation;
 use xtask::run::Run;
 use xtask::sabotage::Sabotage;
-use xtask::units::Size;
 use xtask::verdict::{Expect, judge};
 use xtask::viommu::Viommu;
 
 /// Runs with the mechanism broken and returns what was seen of the destination.
 /// The guest moved and the run is red, with frames named.
 fn red(sabotage: Sabotage) -> Observation {
-    red_in(&Run {
-        sabotage: Some(sabotage),
-        ..Run::new(&format!("sabotage-{}", sabotage.name()))
-    })
+    let scenario = format!("sabotage-{}", sabotage.name());
+    red_in(&Run::broken(&scenario, sabotage))
 }
 
 fn red_in(run: &Run) -> Observation {
@@ -68,9 +65,8 @@ fn pages_are_lost_without_invalidations() {
 #[test]
 fn pages_are_lost_without_invalidations_on_amd_vi() {
     let seen = red_in(&Run {
-        sabotage: Some(Sabotage::Iotlb),
         iommu: Iommu::Amd,
-        ..Run::new("sabotage-iotlb-amd-vi")
+        ..Run::broken("sabotage-iotlb-amd-vi", Sabotage::Iotlb)
     });
     assert!(!seen.lost.is_empty(), "the guest found nothing: {seen:?}");
 }
@@ -78,20 +74,16 @@ fn pages_are_lost_without_invalidations_on_amd_vi() {
 #[test]
 fn pages_are_lost_if_evidence_is_cleared_without_dropping_what_is_cached() {
     red_in(&Run {
-        sabotage: Some(Sabotage::EvidenceDrain),
         iommu: Iommu::VtdFs,
-        // Slowly, so that the device does more behind the harvests' backs.
-        max_bandwidth: Some(Size::mib(1)),
-        ..Run::new("sabotage-evidence-drain-vtd-fs")
+        ..Run::broken("sabotage-evidence-drain-vtd-fs", Sabotage::EvidenceDrain)
     });
 }
 
 #[test]
 fn pages_are_lost_without_the_report_at_unmap_from_a_virtio_iommu() {
     let seen = red_in(&Run {
-        sabotage: Some(Sabotage::UnmapReport),
         viommu: Viommu::Virtio,
-        ..Run::new("sabotage-unmap-report-virtio-iommu")
+        ..Run::broken("sabotage-unmap-report-virtio-iommu", Sabotage::UnmapReport)
     });
     assert!(!seen.lost.is_empty(), "the guest found nothing: {seen:?}");
 }

@@ -38,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, value_name = "KIND", default_value = "vtd")]
     viommu: Viommu,
     /// Bytes a second that the migration may send, in the machine's time [default:
-    /// 2M, so that the guest does a lot meanwhile]
+    /// 2M, so that the guest does a lot meanwhile; with a sabotage 1M]
     #[arg(long, value_name = "SIZE")]
     max_bandwidth: Option<Size>,
     /// How long the guest may stand still, in the machine's time [default: 305ms, 300
@@ -89,7 +89,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if args.viommu != Viommu::default() {
         scenario = format!("{scenario}-viommu-{}", args.viommu.name());
     }
-    let usual = Run::new(&scenario);
+    let usual = match args.sabotage {
+        None => Run::new(&scenario),
+        Some(sabotage) => Run::broken(&scenario, sabotage),
+    };
     let run = Run {
         seed: args.seed,
         memory: args.memory,
@@ -100,7 +103,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         migrate_after: args.migrate_after.or(usual.migrate_after),
         operations: args.operations.or(usual.operations),
         verify: args.verify,
-        sabotage: args.sabotage,
         timeout: args.timeout,
         logs: args.logs.clone(),
         ..usual
