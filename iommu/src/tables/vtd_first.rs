@@ -18,48 +18,23 @@
 //! be read too. Translation needs a root at level 4, and addresses with bit 47 set
 //! are the upper half of a canonical address space, which is not used.
 
-use super::{Entry, EntryFormat, Leaf};
-use crate::space::Access;
-use bitflags::bitflags;
+use super::{Entry, EntryFormat, Leaf, VtdSecondStage};
 use hv_core::{Hpa, PAGE_SHIFT};
 
-bitflags! {
-    /// The single bits of an entry.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    struct Bits: u64 {
-        /// P: the entry is present, and reads are permitted.
-        const PRESENT = 1 << 0;
-        /// R/W: writes are permitted.
-        const WRITE = 1 << 1;
-        /// U/S: requests without supervisor privilege are permitted.
-        const USER = 1 << 2;
-        /// A: the unit used the entry.
-        const ACCESSED = 1 << 5;
-        /// D: the unit let a write through; in leaves only.
-        const DIRTY = 1 << 6;
-        /// PS: a leaf, in a table above level 1.
-        const PAGE_SIZE = 1 << 7;
-        /// FI, ignored: the mapping starts here.
-        const FIRST = 1 << 52;
-        /// LA, ignored: the mapping ends here.
-        const LAST = 1 << 53;
-        /// MR, ignored: the mapping permits reads, attached or not.
-        const MAY_READ = 1 << 54;
-        /// MW, ignored: the mapping permits writes, attached or not.
-        const MAY_WRITE = 1 << 55;
-        /// HV, ignored: a harvest took the evidence out of A or D.
-        const HARVESTED = 1 << 56;
-    }
-}
+/// P: the entry is present, and reads are permitted. Where R is in second-stage
+/// entries.
+const PRESENT: u64 = 1 << 0;
+/// U/S: requests without supervisor privilege are permitted.
+const USER: u64 = 1 << 2;
+/// A: the unit used the entry.
+const ACCESSED: u64 = 1 << 5;
+/// D: the unit let a write through; in leaves only.
+const DIRTY: u64 = 1 << 6;
+/// HV, ignored: a harvest took the evidence out of A or D.
+const HARVESTED: u64 = 1 << 56;
 
-/// Bits 51:12, address.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-/// Where the number of entries in use begins.
-const LIVE_SHIFT: u32 = 52;
-/// Bits 61:52.
-const LIVE: u64 = 0x3ff << LIVE_SHIFT;
-
-/// The first-stage format.
+/// The first-stage format. The right to write, the size, the address and the bits
+/// that hardware ignores lie where [`VtdSecondStage`] has them.
 ///
 /// Entries that point to tables have A set from the start, so that hardware has
 /// nothing to change in them.
@@ -69,18 +44,11 @@ pub struct VtdFirstStage;
 impl EntryFormat for VtdFirstStage {
     #[inline]
     fn leaf(self, level: u8, leaf: Leaf) -> u64 {
-        let mut bits = Bits::PRESENT | Bits::USER;
-        bits.set(Bits::WRITE | Bits::MAY_WRITE, leaf.access.writes());
-        bits.set(Bits::MAY_READ, leaf.access.reads());
-        bits.set(Bits::FIRST, leaf.first);
-        bits.set(Bits::LAST, leaf.last);
-        bits.set(Bits::PAGE_SIZE, level > 1);
-        bits.bits() | leaf.hpa.raw() & ADDRESS
+        VtdSecondStage.leaf(level, leaf) | PRESENT | USER
     }
 
-    fn table(self, _level: u8, table: Hpa, live: u64) -> u64 {
-        let bits = Bits::PRESENT | Bits::WRITE | Bits::USER | Bits::ACCESSED;
-        self.with_live(bits.bits() | table.raw() & ADDRESS, live)
+    fn table(self, level: u8, table: Hpa, live: u64) -> u64 {
+        VtdSecondStage.table(level, table, live) | USER | ACCESSED
     }
 
     /// Addresses are canonical: those of the lower half, without the sign bit.
@@ -90,59 +58,38 @@ impl EntryFormat for VtdFirstStage {
 
     #[inline]
     fn decode(self, level: u8, entry: u64) -> Entry {
-        let bits = Bits::from_bits_truncate(entry);
-        let address = Hpa::new(entry & ADDRESS);
-        if level > 1 && !bits.contains(Bits::PAGE_SIZE) {
-            if address.raw() == 0 {
-                return Entry::Empty;
-            }
-            return Entry::Table {
-                table: address,
-                live: (entry & LIVE) >> LIVE_SHIFT,
-            };
-        }
-        let access = Access::new(
-            bits.contains(Bits::MAY_READ),
-            bits.contains(Bits::MAY_WRITE),
-        );
-        access.map_or(Entry::Empty, |access| {
-            Entry::Leaf(Leaf {
-                hpa: address,
-                access,
-                first: bits.contains(Bits::FIRST),
-                last: bits.contains(Bits::LAST),
-            })
-        })
+        VtdSecondStage.decode(level, entry)
     }
 
     fn with_live(self, entry: u64, live: u64) -> u64 {
-        entry & !LIVE | (live << LIVE_SHIFT) & LIVE
+        VtdSecondStage.with_live(entry, live)
     }
 
     fn is_attached(self, entry: u64) -> bool {
-        Bits::from_bits_truncate(entry).contains(Bits::PRESENT)
+        entry & PRESENT != 0
     }
 
     fn revoked(self) -> u64 {
-        !(Bits::PRESENT | Bits::WRITE).bits()
+        VtdSecondStage.revoked()
     }
 
     fn accessed(self) -> u64 {
-        Bits::ACCESSED.bits()
+        ACCESSED
     }
 
     fn dirty(self) -> u64 {
-        Bits::DIRTY.bits()
+        DIRTY
     }
 
     fn harvested(self) -> u64 {
-        Bits::HARVESTED.bits()
+        HARVESTED
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::space::Access;
 
     const FORMAT: VtdFirstStage = VtdFirstStage;
 
