@@ -239,24 +239,12 @@ impl GuestUnit {
         let mut put = |at: usize, bytes: &[u8]| {
             table[at..at + bytes.len()].copy_from_slice(bytes);
         };
-        put(0, SIGNATURE);
-        put(4, &(Self::TABLE_SIZE as u32).to_le_bytes());
-        // Revision 1, checksum 0 for now, OEM id, OEM table id, OEM revision,
-        // creator id, creator revision.
-        put(
-            8,
-            b"\x01\x00STRANDSTRANDLN\x01\x00\x00\x00STRL\x01\x00\x00\x00",
-        );
         put(36, &[self.host_address_width.saturating_sub(1)]);
         put(STRUCTURES, &DRHD.to_le_bytes());
         put(STRUCTURES + 2, &(DRHD_SIZE as u16).to_le_bytes());
         put(STRUCTURES + 4, &[INCLUDE_PCI_ALL]);
         put(STRUCTURES + 8, &self.registers.raw().to_le_bytes());
-        let sum = table
-            .iter()
-            .fold(0, |sum: u8, byte| sum.wrapping_add(*byte));
-        table[9] = sum.wrapping_neg();
-        table
+        acpi_table::finish(table, SIGNATURE, 1)
     }
 }
 

@@ -11,6 +11,7 @@
 //!
 //! Endpoints get the number of their function on segment 0, bus 0 and up.
 
+use crate::acpi_table::{self, TableError, u16_at};
 use hv_core::Gpa;
 
 const SIGNATURE: &[u8; 4] = b"VIOT";
@@ -23,15 +24,9 @@ const VIRTIO_MMIO_SIZE: usize = 16;
 /// Why a table was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ViotError {
-    /// It does not start with "VIOT".
-    #[error("the signature is not VIOT")]
-    Signature,
-    /// It says it is shorter than its header, or longer than the memory it is in.
-    #[error("the table's length is wrong")]
-    Length,
-    /// Its bytes do not add up to 0.
-    #[error("the table's checksum is wrong")]
-    Checksum,
+    /// The table as such is wrong.
+    #[error(transparent)]
+    Table(#[from] TableError),
     /// A node is not where the table ends, or too short.
     #[error("the node at offset {0} has a wrong length")]
     Node(usize),
@@ -58,14 +53,6 @@ impl VirtioMmio {
         let mut put = |at: usize, bytes: &[u8]| {
             table[at..at + bytes.len()].copy_from_slice(bytes);
         };
-        put(0, SIGNATURE);
-        put(4, &(Self::TABLE_SIZE as u32).to_le_bytes());
-        // Revision 0, checksum 0 for now, OEM id, OEM table id, OEM revision,
-        // creator id, creator revision.
-        put(
-            8,
-            b"\x00\x00STRANDSTRANDLN\x01\x00\x00\x00STRL\x01\x00\x00\x00",
-        );
         put(36, &2u16.to_le_bytes());
         put(38, &(HEADER as u16).to_le_bytes());
         put(HEADER, &[PCI_RANGE, 0]);
@@ -76,31 +63,16 @@ impl VirtioMmio {
         put(UNIT, &[VIRTIO_MMIO, 0]);
         put(UNIT + 2, &(VIRTIO_MMIO_SIZE as u16).to_le_bytes());
         put(UNIT + 8, &self.registers.raw().to_le_bytes());
-        let sum = table
-            .iter()
-            .fold(0, |sum: u8, byte| sum.wrapping_add(*byte));
-        table[9] = sum.wrapping_neg();
-        table
+        acpi_table::finish(table, SIGNATURE, 0)
     }
 
     /// The unit that translates for PCI functions, according to a table. Firmware is
     /// not trusted to be right.
     pub fn find(bytes: &[u8]) -> Result<Self, ViotError> {
-        if bytes.get(..4) != Some(SIGNATURE) {
-            return Err(ViotError::Signature);
-        }
-        let length = u32_at(bytes, 4).ok_or(ViotError::Length)? as usize;
-        let table = bytes.get(..length).ok_or(ViotError::Length)?;
+        let table = acpi_table::checked(bytes, SIGNATURE, HEADER)?;
         let (count, first) = u16_at(table, 36)
             .zip(u16_at(table, 38))
-            .ok_or(ViotError::Length)?;
-        if table
-            .iter()
-            .fold(0, |sum: u8, byte| sum.wrapping_add(*byte))
-            != 0
-        {
-            return Err(ViotError::Checksum);
-        }
+            .ok_or(TableError::Length)?;
         let mut at = usize::from(first);
         for _ in 0..count {
             let node = node(table, at)?;
@@ -129,16 +101,6 @@ fn node(table: &[u8], at: usize) -> Result<&[u8], ViotError> {
     let rest = table.get(at..).ok_or(wrong)?;
     let length = usize::from(u16_at(rest, 2).ok_or(wrong)?);
     rest.get(..length).filter(|_| length >= 4).ok_or(wrong)
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    let bytes = bytes.get(at..at + 2)?.try_into().ok()?;
-    Some(u16::from_le_bytes(bytes))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
-    Some(u32::from_le_bytes(bytes))
 }
 
 #[cfg(test)]
