@@ -1,13 +1,13 @@
 //! `cargo xtask run linux`: a stock kernel as the guest.
 
-use super::exit_code;
+use super::conclude;
 use anyhow::Result;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use xtask::linux::{self, Console, Expect, Figures, Init, Sources};
 use xtask::progress::Progress;
 use xtask::qemu;
-use xtask::report::{Report, logs_of};
+use xtask::report::Report;
 use xtask::run::Run;
 use xtask::units::{Size, Span};
 
@@ -104,12 +104,5 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         guest: Figures::new(&console),
         ..Report::new(&run, &outcome, &verdict)
     };
-    if let Some(path) = &args.json {
-        report.write_json(path)?;
-    }
-    if !verdict.is_pass() {
-        eprint!("{}", logs_of(&outcome));
-    }
-    print!("{report}");
-    Ok(exit_code(verdict.is_pass()))
+    conclude(&report, &outcome, args.json.as_deref())
 }

@@ -1,13 +1,13 @@
 //! `cargo xtask run`: the main job, once.
 
-use super::{exit_code, linux};
+use super::{conclude, linux};
 use anyhow::Result;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use xtask::iommu::Iommu;
 use xtask::progress::Progress;
 use xtask::qemu;
-use xtask::report::{Report, logs_of};
+use xtask::report::Report;
 use xtask::run::Run;
 use xtask::sabotage::Sabotage;
 use xtask::units::{Size, Span};
@@ -118,12 +118,5 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let verdict = judge(&outcome, Expect::Migrates);
     let report = Report::new(&run, &outcome, &verdict);
-    if let Some(path) = &args.json {
-        report.write_json(path)?;
-    }
-    if !verdict.is_pass() {
-        eprint!("{}", logs_of(&outcome));
-    }
-    print!("{report}");
-    Ok(exit_code(verdict.is_pass()))
+    conclude(&report, &outcome, args.json.as_deref())
 }
