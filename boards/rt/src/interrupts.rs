@@ -41,7 +41,7 @@ impl VectorSet {
 }
 
 /// Takes the vectors that came since the last call. May be called at any time.
-pub fn take_pending() -> VectorSet {
+fn take_pending() -> VectorSet {
     VectorSet(core::array::from_fn(|i| {
         PENDING[i].swap(0, Ordering::AcqRel)
     }))

@@ -68,6 +68,16 @@ struct Lender<'a, 'm> {
     dma: &'a mut Dma<'m>,
 }
 
+impl<'a, 'm> Lender<'a, 'm> {
+    fn new(device: &Assigned<'m>, dma: &'a mut Dma<'m>) -> Self {
+        Self {
+            host: device.host,
+            source_id: device.source_id,
+            dma,
+        }
+    }
+}
+
 impl<'m> Assigned<'m> {
     /// The device's requester id on the guest's bus.
     pub(super) const GUEST_ID: SourceId = SourceId::new((NUMBER as u16) << 3);
@@ -262,14 +272,7 @@ impl Guest<'_> {
 
     /// Reads the state of the resting device out, to the front of `to`.
     pub(super) fn save_device(&mut self, to: &mut [u8]) -> Result<usize, VmError> {
-        let Assigned {
-            host, source_id, ..
-        } = self.device;
-        let mut lender = Lender {
-            host,
-            source_id,
-            dma: &mut self.dma,
-        };
+        let mut lender = Lender::new(&self.device, &mut self.dma);
         match &mut self.device.kind {
             Kind::Edu(edu) => edu.save(&mut lender, to),
             Kind::Nvme(nvme) => nvme.save(to),
@@ -286,14 +289,7 @@ impl Guest<'_> {
 
     /// Puts the state that is held into the device, if any is.
     pub(super) fn restore_device(&mut self) -> Result<(), VmError> {
-        let Assigned {
-            host, source_id, ..
-        } = self.device;
-        let mut lender = Lender {
-            host,
-            source_id,
-            dma: &mut self.dma,
-        };
+        let mut lender = Lender::new(&self.device, &mut self.dma);
         let signalled = match &mut self.device.kind {
             Kind::Edu(edu) => edu.restore(&mut lender).map(|()| VectorList::new())?,
             Kind::Nvme(nvme) => nvme.restore(&mut lender)?,
