@@ -58,6 +58,45 @@ impl Sabotage {
     }
 }
 
+/// What a broken mechanism holds back, to do it too late. Without the feature there is
+/// no room for anything, and taking it is a constant `None`.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldBack<T> {
+    #[cfg(feature = "sabotage")]
+    held: Option<T>,
+    #[cfg(not(feature = "sabotage"))]
+    nothing: core::marker::PhantomData<T>,
+}
+
+impl<T> HeldBack<T> {
+    /// Nothing.
+    pub const NOTHING: Self = Self {
+        #[cfg(feature = "sabotage")]
+        held: None,
+        #[cfg(not(feature = "sabotage"))]
+        nothing: core::marker::PhantomData,
+    };
+
+    /// Holds `it` back.
+    pub fn hold(&mut self, it: T) {
+        #[cfg(feature = "sabotage")]
+        {
+            self.held = Some(it);
+        }
+        // Never called then: nothing is broken.
+        #[cfg(not(feature = "sabotage"))]
+        drop(it);
+    }
+
+    /// What was held back, for once.
+    pub fn take(&mut self) -> Option<T> {
+        #[cfg(feature = "sabotage")]
+        return self.held.take();
+        #[cfg(not(feature = "sabotage"))]
+        None
+    }
+}
+
 #[cfg(feature = "sabotage")]
 mod active {
     use super::Sabotage;

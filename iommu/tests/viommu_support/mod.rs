@@ -172,7 +172,7 @@ impl DmaSpace for FakeSpace {
     }
 
     fn map_part(&mut self, _: DomainId, _: &Region, _: IovaRange) -> Result<(), MapError> {
-        unimplemented!("for models that keep no tables in the guest's memory")
+        unreachable!("a VT-d unit reads its guest's own tables")
     }
 
     fn unmap_part(&mut self, domain: DomainId, part: IovaRange) -> Result<u64, SpaceError> {
@@ -184,7 +184,7 @@ impl DmaSpace for FakeSpace {
     }
 
     fn next_piece(&self, _: DomainId, _: Iova) -> Option<Piece> {
-        unimplemented!("for models that keep no tables in the guest's memory")
+        unreachable!("a VT-d unit reads its guest's own tables")
     }
 
     fn attach(&mut self, device: SourceId, to: Attachment) -> Result<(), SpaceError> {

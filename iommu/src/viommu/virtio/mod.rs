@@ -57,6 +57,7 @@ use crate::{Iova, IovaRange};
 use endpoints::Endpoints;
 use fault::Fault;
 use hv_core::memory::{GuestMemory, PhysMemory};
+use hv_core::sabotage::HeldBack;
 use registers::{EVENTS, Registers};
 use ring::Chain;
 use work::Job;
@@ -88,8 +89,8 @@ pub struct VirtioUnit {
     started: bool,
     /// Faults that the guest was not told of, for want of a buffer.
     dropped_faults: u64,
-    /// See [`hv_core::sabotage::Sabotage::UnmapOrder`]; otherwise `None`.
-    kept_back: Option<(DomainId, IovaRange)>,
+    /// See [`hv_core::sabotage::Sabotage::UnmapOrder`].
+    held_back: HeldBack<(DomainId, IovaRange)>,
 }
 
 impl VirtioUnit {
@@ -104,7 +105,7 @@ impl VirtioUnit {
             chain: None,
             started: false,
             dropped_faults: 0,
-            kept_back: None,
+            held_back: HeldBack::NOTHING,
         }
     }
 
@@ -201,7 +202,7 @@ impl Viommu for VirtioUnit {
         self.job = None;
         self.chain = None;
         self.started = false;
-        self.kept_back = None;
+        self.held_back = HeldBack::NOTHING;
         Ok(())
     }
 }

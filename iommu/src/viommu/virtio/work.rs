@@ -176,7 +176,7 @@ impl VirtioUnit {
             self.registers.is_notified = false;
             return Ok(None);
         };
-        if let Some((host, range)) = self.kept_back.take() {
+        if let Some((host, range)) = self.held_back.take() {
             return Ok(Some(Job::new(Task::Unmap { host, range })));
         }
         let mut bytes = [0; MAX_REQUEST];
@@ -199,7 +199,7 @@ impl VirtioUnit {
         };
         self.chain = Some(chain);
         Ok(Some(match planned {
-            Ok(task) => Job::new(self.keep_back(task)),
+            Ok(task) => Job::new(self.hold_back(task)),
             Err(status) => Job {
                 task: Task::Answer,
                 status,
@@ -256,10 +256,10 @@ impl VirtioUnit {
 
     /// For [`Sabotage::UnmapOrder`]: an unmap is answered at once and done when
     /// the next request comes.
-    fn keep_back(&mut self, task: Task) -> Task {
+    fn hold_back(&mut self, task: Task) -> Task {
         match task {
             Task::Unmap { host, range } if is_active(Sabotage::UnmapOrder) => {
-                self.kept_back = Some((host, range));
+                self.held_back.hold((host, range));
                 Task::Answer
             }
             task => task,

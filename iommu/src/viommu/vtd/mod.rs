@@ -48,6 +48,7 @@ use crate::unit::SourceId;
 use crate::vtd::{AddressWidth, FaultReason, FaultRecord, Global, IotlbScope, RequestKind};
 use hv_core::Gpa;
 use hv_core::memory::{GuestMemory, PhysMemory};
+use hv_core::sabotage::HeldBack;
 use registers::Registers;
 use shadow::Shadows;
 use walk::{Refusal, context, translate};
@@ -79,8 +80,8 @@ pub struct VtdUnit {
     /// What devices are being attached according to; GSTS.TES follows when all
     /// are.
     translating: bool,
-    /// See [`hv_core::sabotage::Sabotage::UnmapOrder`]; otherwise `None`.
-    kept_back: Option<IotlbScope>,
+    /// See [`hv_core::sabotage::Sabotage::UnmapOrder`].
+    held_back: HeldBack<IotlbScope>,
 }
 
 impl VtdUnit {
@@ -94,7 +95,7 @@ impl VtdUnit {
             job: None,
             started: false,
             translating: false,
-            kept_back: None,
+            held_back: HeldBack::NOTHING,
         }
     }
 
@@ -232,7 +233,7 @@ impl Viommu for VtdUnit {
         self.shadows.forget();
         self.job = None;
         self.started = false;
-        self.kept_back = None;
+        self.held_back = HeldBack::NOTHING;
         Ok(())
     }
 }

@@ -45,11 +45,11 @@ impl VtdUnit {
                 Fetched::Job(Job::devices(self.affected(scope), Origin::Queue))
             }
             Some(Descriptor::Iotlb { scope, .. }) if within_mask(scope) => {
-                if let Some(late) = self.kept_back.take() {
-                    return Fetched::Job(Job::iotlb(late, Origin::KeptBack));
+                if let Some(late) = self.held_back.take() {
+                    return Fetched::Job(Job::iotlb(late, Origin::HeldBack));
                 }
                 if is_active(Sabotage::UnmapOrder) && self.is_unmap(scope, guest) {
-                    self.kept_back = Some(scope);
+                    self.held_back.hold(scope);
                     return Fetched::Done;
                 }
                 Fetched::Job(Job::iotlb(scope, Origin::Queue))

@@ -55,7 +55,7 @@ pub(super) enum Origin {
     /// The descriptor at the queue's head.
     Queue,
     /// A descriptor that a sabotage reported as done before (see `queue`).
-    KeptBack,
+    HeldBack,
 }
 
 /// A task and its origin.
@@ -248,7 +248,7 @@ impl VtdUnit {
             Origin::ContextRegister => self.finish_context_register(),
             Origin::IotlbRegister => self.finish_iotlb_register(),
             Origin::Queue => self.advance_head(),
-            Origin::KeptBack => {}
+            Origin::HeldBack => {}
         }
     }
 
