@@ -22,7 +22,7 @@ fn a_guest_that_fed_its_iommu_garbage_has_a_unit_that_works_and_can_be_moved() {
 }
 
 #[test]
-fn a_guest_that_feeds_its_virtio_iommu_garbage_gets_the_faults_it_expects() {
+fn a_guest_that_fed_its_virtio_iommu_garbage_has_a_unit_that_works_and_can_be_moved() {
     let moved = migrates(&Run {
         viommu: Viommu::Virtio,
         guest_options: vec!["mode=garbage".to_owned()],
