@@ -141,14 +141,16 @@ fn host_guest(boot: &'static BootInfo, options: &Options<'_>, host: &Host, budge
             host,
         ),
     };
-    let status = match end {
-        GuestEnd::Exit(status) => u64::from(status),
-        GuestEnd::Error(_) | GuestEnd::Dma(_) => u64::MAX,
-    };
     guest.release_device();
     info!("{end}");
-    events::emit("guest-exit", &[("status", status.into())]);
-    exit(match status {
+    events::emit(
+        "guest-exit",
+        &[
+            ("status", end.status().into()),
+            ("way", (&end.way()).into()),
+        ],
+    );
+    exit(match end.status() {
         0 => Exit::Success,
         _ => Exit::Failure,
     })

@@ -49,9 +49,9 @@ pub(super) fn build(init: Init, busybox: &[u8], load: &[u8], kernel: Option<&Ker
 }
 
 /// Each line for us starts with `linux: `. Errors are kernel messages of level 3
-/// or worse: those of the boot name what this platform lacks, such as an RTC, and
-/// those that come later, of the disk's driver among them, are failures. The write
-/// to port F4h ends the machine: 10h is content.
+/// or worse: those of the boot name what this platform lacks, and those that come
+/// later, of the disk's driver among them, are failures. The machine is turned off at
+/// the end.
 fn script() -> String {
     format!(
         "#!/bin/busybox sh
@@ -80,7 +80,7 @@ touch /stop
 wait
 errors error
 echo \"linux: end uptime=$(uptime) clocksource=$(clocksource)\"
-printf '\\020' | dd of=/dev/port bs=1 seek=244 2>/dev/null
+poweroff -f
 "
     )
 }
@@ -95,7 +95,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 echo \"{READY}\"
 setsid sh -c 'exec sh -i </dev/ttyS0 >/dev/ttyS0 2>&1'
-printf '\\020' | dd of=/dev/port bs=1 seek=244 2>/dev/null
+poweroff -f
 "
     )
 }
@@ -105,8 +105,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn init_is_a_script_that_ends_the_machine_content() {
-        assert!(script().starts_with("#!/bin/busybox sh\n"));
-        assert!(script().contains("printf '\\020' | dd of=/dev/port bs=1 seek=244"));
+    fn init_is_a_script_that_turns_the_machine_off() {
+        for script in [script(), shell_script()] {
+            assert!(script.starts_with("#!/bin/busybox sh\n"));
+            assert!(script.ends_with("\npoweroff -f\n"));
+        }
     }
 }

@@ -177,3 +177,40 @@ fn impossible_functions_are_refused() {
         assert_eq!(bus.add(outside), Err(AddFunctionError::Bar));
     }
 }
+
+#[test]
+fn memory_and_ports_are_two_ways_to_one_register() {
+    let mut bus = bus();
+    let at = |register: u64| 4 << 15 | register;
+    assert_eq!(bus.read_window(at(0), 4), 0x11e8_1234);
+    assert_eq!(bus.read_window(at(2), 2), 0x11e8);
+    assert_eq!(bus.read_window(at(1), 1) & 0xff, 0x12);
+    assert!(
+        bus.write_window(at(4), 2, 6),
+        "the command register changed"
+    );
+    assert_eq!(read(&mut bus, 4, 4) & 0xffff, 6);
+    write(&mut bus, 4, 0);
+    assert_eq!(bus.read_window(at(4), 2) & 0xffff, 0);
+}
+
+#[test]
+fn what_is_not_there_in_memory_reads_all_ones_and_takes_no_writes() {
+    let mut bus = bus();
+    let before = bus.save();
+    let (missing, second_function) = (9 << 15, 4 << 15 | 1 << 12);
+    let across = 4 << 15 | 2;
+    for (offset, width) in [
+        (missing, 4),
+        (second_function, 4),
+        (across, 4),
+        (WINDOW_BYTES, 4),
+    ] {
+        assert_eq!(bus.read_window(offset, width), u32::MAX, "{offset:#x}");
+        assert!(!bus.write_window(offset, width, u32::MAX), "{offset:#x}");
+    }
+    // A function that is there has no extended capability.
+    assert_eq!(bus.read_window(4 << 15 | 0x100, 4), 0);
+    assert!(!bus.write_window(4 << 15 | 0x104, 4, u32::MAX));
+    assert_eq!(bus.save(), before);
+}
