@@ -33,4 +33,7 @@ fn a_linux_guest_with_two_cpus_moves_while_it_waits() {
     };
     let verdict = linux::judge(&outcome, &console, expect);
     assert!(verdict.is_pass(), "{}", explain(&run, &outcome, &verdict));
+    // What this kernel complains of, a faithful platform would have.
+    assert_eq!(console.boot_errors, Vec::<String>::new());
+    assert_eq!(outcome.destination.guest_exit_way, "power-off");
 }
