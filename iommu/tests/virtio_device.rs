@@ -371,6 +371,39 @@ fn a_map_of_all_memory_and_its_unmap_take_steps_of_a_table_each() {
     }
 }
 
+#[test]
+fn an_unmap_of_many_tables_waits_once_in_a_turn() {
+    let mut machine = attached();
+    for page in [1, 2048, 4096, 1 << 20] {
+        assert_eq!(machine.map_pages(1, page, 1200, DATA), OK);
+    }
+    machine.clean();
+    machine.calls.take();
+    machine.submit_request(&unmap(1, 0, u64::MAX), 4);
+    // The first step looks, the last one answers.
+    let turn = |machine: &mut Machine, steps| {
+        let served = machine
+            .unit
+            .service(machine.memory, &mut machine.space, steps);
+        assert!(served.is_ok());
+        machine.calls.take()
+    };
+    assert_eq!(turn(&mut machine, 2 + 12), [Call::Invalidate]);
+    assert_eq!(machine.used(false), Some(4));
+    assert_eq!(machine.pages(NIC), []);
+    assert!((DATA..DATA + 1200).all(|gfn| machine.is_dirty(gfn)));
+
+    // What does not fit a turn goes on in the next, with a wait of its own.
+    for page in [1, 2048, 4096, 1 << 20] {
+        assert_eq!(machine.map_pages(1, page, 1200, DATA), OK);
+    }
+    machine.submit_request(&unmap(1, 0, u64::MAX), 4);
+    assert_eq!(turn(&mut machine, 1 + 8), [Call::Invalidate]);
+    assert_eq!(machine.pages(NIC).len(), 1200 + (1200 - 1024));
+    assert_eq!(turn(&mut machine, 8), [Call::Invalidate]);
+    assert_eq!(machine.last_status(), OK);
+}
+
 fn fault_buffers(machine: &mut Machine, lengths: &[u32]) {
     let queue = machine.events;
     for (index, length) in (0..).zip(lengths) {

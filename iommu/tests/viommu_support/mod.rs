@@ -19,7 +19,7 @@ use hv_core::testing::Arena;
 use hv_core::{Gfn, Gpa, Hpa};
 use iommu::layer::MapError;
 use iommu::space::{
-    Access, Attachment, DmaSpace, MAX_REPLACE, Mapping, Piece, Region, Replaced, SpaceError,
+    Access, Attachment, DmaSpace, Front, MAX_REPLACE, Mapping, Piece, Replaced, SpaceError,
 };
 use iommu::unit::{DomainId, SourceId, UnitError};
 use iommu::viommu::vtd::{VtdConfig, VtdUnit};
@@ -171,12 +171,12 @@ impl DmaSpace for FakeSpace {
         Ok((before - pages.len()) as u64)
     }
 
-    fn map_part(&mut self, _: DomainId, _: &Region, _: IovaRange) -> Result<(), MapError> {
+    fn map_piece(&mut self, _: DomainId, _: &Piece) -> Result<(), MapError> {
         unreachable!("a VT-d unit reads its guest's own tables")
     }
 
-    fn unmap_part(&mut self, domain: DomainId, part: IovaRange) -> Result<u64, SpaceError> {
-        self.unmap_range(domain, part)
+    fn unmap_front(&mut self, _: DomainId, _: IovaRange, _: u32) -> Result<Front, SpaceError> {
+        unreachable!("a VT-d unit reads its guest's own tables")
     }
 
     fn bisects(&self, _: DomainId, _: IovaRange) -> bool {

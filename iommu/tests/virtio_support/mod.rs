@@ -42,6 +42,8 @@ use zerocopy::{FromBytes, IntoBytes};
 pub const FRAMES: u64 = 1536;
 /// Frames for the host's tables.
 pub const TABLES: u64 = 24;
+/// The most frames for them that a test can ask for.
+const MAX_TABLES: u64 = 64;
 /// The first frame that is not the driver's.
 pub const DATA: u64 = 16;
 
@@ -155,6 +157,7 @@ pub type Buffer = (u64, u32, bool);
 /// A guest, its unit, and the host side.
 pub struct Machine {
     arena: &'static Arena,
+    tables: u64,
     pub memory: &'static GuestMemory<'static, Arena>,
     pub log: &'static DirtyLog<'static>,
     pub unit: VirtioUnit,
@@ -182,7 +185,7 @@ fn layer(
     tables: u64,
 ) -> Layer {
     let pool = Hpa::new(arena.start().raw() + FRAMES * PAGE_SIZE);
-    for frame in 0..TABLES {
+    for frame in 0..tables {
         let at = Hpa::new(pool.raw() + frame * PAGE_SIZE);
         hv_core::memory::PhysMemory::frame(arena, at)
             .unwrap()
@@ -206,7 +209,7 @@ impl Machine {
     pub fn with_tables(tables: u64) -> Self {
         let base = Hpa::new(0x4000_0000);
         let arena: &'static Arena =
-            Box::leak(Box::new(Arena::new(base, (FRAMES + TABLES) as usize)));
+            Box::leak(Box::new(Arena::new(base, (FRAMES + MAX_TABLES) as usize)));
         let words = Vec::from_iter((0..64).map(|_| AtomicU64::new(0)));
         let log = Box::leak(Box::new(DirtyLog::new(words.leak(), FRAMES)));
         let mut memory = GuestMemory::new(arena, log);
@@ -222,6 +225,7 @@ impl Machine {
         Self {
             space: layer(arena, memory, &calls, tables),
             arena,
+            tables,
             memory,
             log,
             unit: VirtioUnit::new(&config()),
@@ -529,26 +533,28 @@ impl Machine {
     /// saved, its mappings in portions of `portion` bytes.
     pub fn migrate(&mut self, portion: usize) -> Result<(), StateError> {
         let state = self.unit.save();
+        let portions = self.portions(portion);
+        self.arrive(state.as_bytes(), &portions)
+    }
+
+    /// The mappings, in portions of up to `portion` bytes.
+    pub fn portions(&self, portion: usize) -> Vec<Vec<u8>> {
         let mut portions = Vec::new();
         let mut cursor = Cursor::default();
-        loop {
+        while self.unit.has_mappings(&self.space, cursor) {
             let mut bytes = vec![0; portion];
-            let length = self
-                .unit
-                .save_mappings(&self.space, &mut cursor, &mut bytes);
-            if length == 0 {
-                break;
-            }
+            let (unit, space) = (&self.unit, &self.space);
+            let length = unit.save_mappings(space, &mut cursor, &mut bytes);
             bytes.truncate(length);
             portions.push(bytes);
         }
-        self.arrive(state.as_bytes(), &portions)
+        portions
     }
 
     /// A new machine takes these over.
     pub fn arrive(&mut self, state: &[u8], portions: &[Vec<u8>]) -> Result<(), StateError> {
         self.calls = Willing::default();
-        self.space = layer(self.arena, self.memory, &self.calls, TABLES);
+        self.space = layer(self.arena, self.memory, &self.calls, self.tables);
         self.unit = VirtioUnit::new(&config());
         // A destination has its devices somewhere before the guest arrives.
         self.settle();
