@@ -333,7 +333,7 @@ fn an_unmap_is_reported_before_it_is_answered() {
     let mut machine = attached();
     assert_eq!(machine.map_pages(1, 500, 600, DATA), OK);
     machine.clean();
-    machine.calls.take();
+    machine.host.take();
     machine.submit_request(&unmap(1, 500 << 12, (1100 << 12) - 1), 4);
     let mut steps = 0;
     while machine.used(false).is_none() {
@@ -344,7 +344,7 @@ fn an_unmap_is_reported_before_it_is_answered() {
     assert_eq!(machine.pages(NIC), []);
     // Three tables have a part in it: as many drains, and a step each beside the
     // first look and the last.
-    assert_eq!(machine.calls.take(), vec![Call::Invalidate; 3]);
+    assert_eq!(machine.host.take(), vec![Call::Invalidate; 3]);
     assert!(steps <= 6, "{steps}");
 }
 
@@ -378,7 +378,7 @@ fn an_unmap_of_many_tables_waits_once_in_a_turn() {
         assert_eq!(machine.map_pages(1, page, 1200, DATA), OK);
     }
     machine.clean();
-    machine.calls.take();
+    machine.host.take();
     machine.submit_request(&unmap(1, 0, u64::MAX), 4);
     // The first step looks, the last one answers.
     let turn = |machine: &mut Machine, steps| {
@@ -386,7 +386,7 @@ fn an_unmap_of_many_tables_waits_once_in_a_turn() {
             .unit
             .service(machine.memory, &mut machine.space, steps);
         assert!(served.is_ok());
-        machine.calls.take()
+        machine.host.take()
     };
     assert_eq!(turn(&mut machine, 2 + 12), [Call::Invalidate]);
     assert_eq!(machine.used(false), Some(4));
