@@ -178,7 +178,7 @@ impl VirtioUnit {
     }
 
     /// The first piece from `cursor` on, and where it is. Moves the cursor to its
-    /// domain, and over what the job in hand has made so far.
+    /// domain, and over what is left out.
     fn next_piece(
         &self,
         space: &impl DmaSpace,
@@ -190,11 +190,20 @@ impl VirtioUnit {
                 cursor.pass_domain();
                 continue;
             };
-            match self.unfinished(host) {
-                Some(made) if made.contains(piece.range.start()) => cursor.pass(made, false),
-                _ => return Some((domain, host, piece)),
+            match self.left_out(host, piece.range.start()) {
+                Some(range) => cursor.pass(range, false),
+                None => return Some((domain, host, piece)),
             }
         }
+    }
+
+    /// The pages around `at` that do not go along: what is not complete, and what the
+    /// guest was told is gone, which a sabotage holds back.
+    fn left_out(&self, host: DomainId, at: Iova) -> Option<IovaRange> {
+        let held_back = self.held_back.held().filter(|held| held.0 == host);
+        let ranges = [self.unfinished(host), held_back.map(|held| held.1)];
+        let mut ranges = ranges.into_iter().flatten();
+        ranges.find(|range| range.contains(at))
     }
 
     /// What the job in hand has made so far in a domain, of a mapping that is not
