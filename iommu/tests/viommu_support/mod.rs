@@ -24,7 +24,7 @@ use hv_core::memory::GuestMemory;
 use hv_core::testing::Arena;
 use hv_core::{Gfn, Gpa};
 use iommu::space::{Access, Attachment, Mapping};
-use iommu::viommu::vtd::{VtdConfig, VtdUnit};
+use iommu::viommu::vtd::{VtdConfig, VtdViommu};
 use iommu::viommu::{Passthrough, Service, Viommu};
 use iommu::vtd::registers::{GCMD, GSTS, IQA, IQH, IQT, RTADDR};
 use iommu::vtd::{
@@ -48,7 +48,7 @@ pub const DATA: u64 = 16;
 /// A guest, its unit, and the host side.
 pub struct Machine {
     pub memory: &'static GuestMemory<'static, Arena>,
-    pub unit: VtdUnit,
+    pub unit: VtdViommu,
     pub space: FakeSpace,
 }
 
@@ -69,7 +69,7 @@ impl Machine {
     pub fn of_width(width: AddressWidth) -> Self {
         Self {
             memory: Memory::new(FRAMES, 0).guest,
-            unit: VtdUnit::new(&VtdConfig { width, ..config() }),
+            unit: VtdViommu::new(&VtdConfig { width, ..config() }),
             space: FakeSpace::new(),
         }
     }

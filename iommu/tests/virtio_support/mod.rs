@@ -34,7 +34,7 @@ use hv_core::{Gfn, PAGE_SIZE};
 use iommu::Iova;
 use iommu::space::{Attachment, DmaSpace, Piece};
 use iommu::unit::HostUnit;
-use iommu::viommu::virtio::{Cursor, Features, VirtioConfig, VirtioState, VirtioUnit};
+use iommu::viommu::virtio::{Cursor, Features, VirtioConfig, VirtioIommu, VirtioState};
 use iommu::viommu::{Passthrough, Service, StateError, Viommu};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -58,7 +58,7 @@ pub struct Machine<U = Willing> {
     tables: u64,
     pub memory: &'static GuestMemory<'static, Arena>,
     pub log: &'static DirtyLog<'static>,
-    pub unit: VirtioUnit,
+    pub unit: VirtioIommu,
     pub space: Layer<U>,
     pub host: U,
     pub requests: Queue,
@@ -101,7 +101,7 @@ impl<U: HostUnit + Clone> Machine<U> {
             tables,
             memory: memory.guest,
             log: memory.log,
-            unit: VirtioUnit::new(&config()),
+            unit: VirtioIommu::new(&config()),
             host,
             requests: Queue::new(REQUESTS, 0x1000),
             events: Queue::new(EVENTS, 0x2000),
@@ -197,7 +197,7 @@ impl<U: HostUnit + Clone> Machine<U> {
     /// A new machine takes these over.
     pub fn arrive(&mut self, state: &[u8], portions: &[Vec<u8>]) -> Result<(), StateError> {
         self.space = layer(self.whole, self.host.clone(), self.tables);
-        self.unit = VirtioUnit::new(&config());
+        self.unit = VirtioIommu::new(&config());
         // A destination has its devices somewhere before the guest arrives.
         self.settle();
         let state = VirtioState::read_from_bytes(state).unwrap();

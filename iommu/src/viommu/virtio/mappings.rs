@@ -6,7 +6,7 @@
 //! each of which is bounded work at either end and takes no memory but the tables
 //! themselves.
 
-use super::VirtioUnit;
+use super::VirtioIommu;
 use super::config::last_input;
 use super::portion::{PORTION_PAGES, before};
 use super::property::DOORBELL;
@@ -78,7 +78,7 @@ impl Cursor {
     }
 }
 
-impl VirtioUnit {
+impl VirtioIommu {
     /// Fills the front of `to` with records of the mappings from `cursor` on, as many
     /// as one portion takes, moves it behind them, and returns their length: 0 when
     /// there are no more. (`to` has room for one at least.)
@@ -111,7 +111,7 @@ impl VirtioUnit {
         self.next_piece(space, &mut cursor).is_some()
     }
 
-    /// Makes mappings that another unit's [`VirtioUnit::save_mappings`] wrote, one
+    /// Makes mappings that another unit's [`VirtioIommu::save_mappings`] wrote, one
     /// portion at a time and in that order. To be called after
     /// [`Viommu::restore`](crate::viommu::Viommu::restore) and before the first step
     /// of work.
