@@ -311,7 +311,7 @@ fn undo(host: DomainId, region: Region, rest: IovaRange) -> Task {
 fn status_of_unit(error: UnitError) -> Status {
     match error {
         UnitError::OutOfMemory => Status::NoMemory,
-        UnitError::OutOfRange | UnitError::NoAnswer => Status::DevErr,
+        UnitError::OutOfRange | UnitError::NoAnswer | UnitError::DeviceTlb => Status::DevErr,
     }
 }
 
