@@ -213,6 +213,11 @@ impl Platform {
         IoEffect::None
     }
 
+    /// Whether CPU `cpu` has device registers at `gpa`.
+    pub fn has_registers(&mut self, cpu: usize, gpa: Gpa) -> bool {
+        self.window(cpu, gpa).is_some() || self.pci.read_memory(gpa).is_some()
+    }
+
     /// Reads `width` bytes of device registers in memory for CPU `cpu`: all ones where
     /// there are none. Only configuration space is read but 32 bits at a time.
     pub fn read_memory(&mut self, cpu: usize, gpa: Gpa, width: u8, now: Time) -> u64 {

@@ -11,6 +11,11 @@ pub enum Mode {
     Garbage,
     /// Has the device transfer where nothing is mapped, between operations.
     Stray,
+    /// Misuses its CPU, ports and configuration space first, and checks the answers,
+    /// then does the planned operations.
+    Hostile,
+    /// Ends with a triple fault.
+    TripleFault,
 }
 
 /// The options, all of the form `name=value`.
@@ -44,8 +49,8 @@ impl Default for Options {
 /// A word of the command line that is not an option.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "'{0}' is no option: seed=NUMBER, operations=NUMBER, pages=NUMBER, mode=work|garbage|stray, \
-     faults=reported|unreported"
+    "'{0}' is no option: seed=NUMBER, operations=NUMBER, pages=NUMBER, \
+     mode=work|garbage|stray|hostile|triple-fault, faults=reported|unreported"
 )]
 pub struct BadOption<'a>(pub &'a str);
 
@@ -65,6 +70,8 @@ impl Options {
                         "work" => Mode::Work,
                         "garbage" => Mode::Garbage,
                         "stray" => Mode::Stray,
+                        "hostile" => Mode::Hostile,
+                        "triple-fault" => Mode::TripleFault,
                         _ => return Err(bad()),
                     }
                 }
