@@ -87,6 +87,8 @@ pub struct Observation {
     pub resumed: bool,
     /// Faults that the remapping hardware recorded.
     pub dma_faults: u64,
+    /// How often the device was reset on behalf of the guest.
+    pub device_resets: u64,
     /// How often the guest exited here, period by period.
     pub exits: Vec<Period>,
     /// The status the guest ended with here.
@@ -134,6 +136,7 @@ impl Observation {
             Event::DmaFault { count } => self.dma_faults = self.dma_faults.saturating_add(count),
             Event::Exits(period) => self.exits.push(period),
             Event::GuestExit { status } => self.guest_exit = Some(status),
+            Event::DeviceReset { done } => self.device_resets += u64::from(done),
             Event::Cue | Event::Unknown => {}
         }
     }

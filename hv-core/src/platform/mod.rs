@@ -217,6 +217,25 @@ impl Platform {
         }
     }
 
+    /// Reads 8 bytes of device registers in memory: `None` unless they are MSI-X
+    /// structures, the only ones that may be read so (PCI Local Bus Specification 3.0,
+    /// section 6.8.2), and aligned.
+    pub fn read_memory_wide(&self, gpa: Gpa) -> Option<u64> {
+        let [low, high] = halves(gpa)?.map(|half| self.pci.read_memory(half));
+        Some(u64::from(high?) << 32 | u64::from(low?))
+    }
+
+    /// Writes likewise. The upper half goes last: it has a vector's mask.
+    pub fn write_memory_wide(&mut self, gpa: Gpa, value: u64) {
+        let Some([low, high]) = halves(gpa) else {
+            return;
+        };
+        let is_there = self.pci.write_memory(low, value as u32);
+        if is_there && self.pci.write_memory(high, (value >> 32) as u32) {
+            self.deliver_due();
+        }
+    }
+
     /// A passthrough device signals one of its vectors: [`PciBus::signal`].
     pub fn signal(&mut self, function: usize, vector: usize) {
         if let Some(msi) = self.pci.signal(function, vector) {
@@ -302,6 +321,12 @@ impl Platform {
 enum Window {
     Apic,
     IoApic,
+}
+
+/// Where the two halves of 8 aligned bytes are.
+fn halves(gpa: Gpa) -> Option<[Gpa; 2]> {
+    let high = Gpa::new(gpa.raw() | 4);
+    gpa.raw().is_multiple_of(8).then_some([gpa, high])
 }
 
 fn width_mask(width: u8) -> u32 {

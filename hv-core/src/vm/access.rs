@@ -75,8 +75,7 @@ impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
         }
     }
 
-    /// Reads from a region of the image, or else from the platform, whose registers
-    /// are 32 bits wide.
+    /// Reads from a region of the image, or else from the platform, in 4 or 8 bytes.
     fn read_bus(
         &mut self,
         cpu: usize,
@@ -91,6 +90,7 @@ impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
                 let value = self.platform.read_memory(cpu, gpa, now);
                 value.map_or(u64::MAX, u64::from)
             }
+            None if width == 8 => self.platform.read_memory_wide(gpa).unwrap_or(u64::MAX),
             None => u64::MAX,
         };
         truncate(value, width)
@@ -115,6 +115,7 @@ impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
                 let now = self.now();
                 self.platform.write_memory(cpu, gpa, value as u32, now);
             }
+            None if width == 8 => self.platform.write_memory_wide(gpa, value),
             None => {}
         }
     }

@@ -1,6 +1,8 @@
 //! The bus as a guest sees it.
 
 use super::*;
+use crate::platform::{Platform, apic};
+use raw_cpuid::CpuIdResult;
 
 const EDU: PassthroughFunction = PassthroughFunction {
     device: 4,
@@ -176,4 +178,27 @@ fn impossible_functions_are_refused() {
         };
         assert_eq!(bus.add(outside), Err(AddFunctionError::Bar));
     }
+}
+
+#[test]
+fn the_msix_table_takes_8_aligned_bytes_at_once_and_no_other_register_does() {
+    let mut bus = PciBus::new();
+    bus.add(NVME).unwrap();
+    const NONE: CpuIdResult = CpuIdResult {
+        eax: 0,
+        ebx: 0,
+        ecx: 0,
+        edx: 0,
+    };
+    let mut platform = Platform::new(|_, _| NONE, bus, 1_000_000_000, 1);
+    write_to(&mut platform.pci, 5, 0x04, 2);
+    let table = |offset: u64| Gpa::new(0xe010_2000 + offset);
+    platform.write_memory_wide(table(0), 0x1_fee0_1004);
+    assert_eq!(platform.read_memory_wide(table(0)), Some(0x1_fee0_1004));
+    platform.write_memory_wide(table(4), u64::MAX);
+    platform.write_memory_wide(table(8), 0xffff_fffe_0000_0041);
+    assert_eq!(platform.read_memory_wide(table(8)), Some(0x41));
+    assert_eq!(platform.read_memory_wide(table(4)), None);
+    let registers = Gpa::new(apic::WINDOW);
+    assert_eq!(platform.read_memory_wide(registers), None);
 }
