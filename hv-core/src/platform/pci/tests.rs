@@ -59,6 +59,26 @@ fn write(bus: &mut PciBus, register: u32, value: u32) -> bool {
     write_to(bus, 4, register, value)
 }
 
+/// Whatever the device itself has: the guest is shown nothing of ATS, which is an
+/// extended capability, nor that there could be such ones.
+#[test]
+fn a_function_has_one_capability_which_is_for_interrupts_and_none_beyond_256_bytes() {
+    let mut bus = bus();
+    bus.add(NVME).unwrap();
+    for (device, id) in [(4, 0x05), (5, 0x11)] {
+        let first = read(&mut bus, device, 0x34);
+        let capability = read(&mut bus, device, first);
+        assert_eq!(capability & 0xffff, id, "no other is linked to it");
+        // Some host bridges take bits 27:24 for the rest of an extended register.
+        for beyond in 1..16 {
+            for register in (0..256).step_by(4) {
+                let extended = read(&mut bus, device, beyond << 24 | register);
+                assert_eq!(extended, read(&mut bus, device, register));
+            }
+        }
+    }
+}
+
 #[test]
 fn functions_are_found_and_missing_ones_read_all_ones() {
     let mut bus = bus();
