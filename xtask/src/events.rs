@@ -76,6 +76,11 @@ pub enum Event {
     },
     /// How often the guest exited since the event before, by reason.
     Exits(Period),
+    /// The passthrough device was taken from whoever had it.
+    DeviceReset {
+        /// Whether the function could be reset, and was.
+        done: bool,
+    },
     /// The guest has ended.
     GuestExit {
         /// 0 if the guest is content.
@@ -202,6 +207,10 @@ mod tests {
             (r#"{"event":"switchover"}"#, Event::Switchover),
             (r#"{"event":"resumed"}"#, Event::Resumed),
             (r#"{"event":"cue"}"#, Event::Cue),
+            (
+                r#"{"event":"device-reset","done":true}"#,
+                Event::DeviceReset { done: true },
+            ),
             (
                 r#"{"event":"mismatch","gfn":291}"#,
                 Event::Mismatch { gfn: 291 },

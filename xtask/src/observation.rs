@@ -87,6 +87,8 @@ pub struct Observation {
     pub resumed: bool,
     /// Faults that the remapping hardware recorded.
     pub dma_faults: u64,
+    /// How often the device was reset on behalf of the guest.
+    pub device_resets: u64,
     /// How often the guest exited here, period by period.
     pub exits: Vec<Period>,
     /// The status the guest ended with here.
@@ -139,6 +141,7 @@ impl Observation {
                 self.guest_exit = Some(status);
                 self.guest_exit_way = way;
             }
+            Event::DeviceReset { done } => self.device_resets += u64::from(done),
             Event::Cue | Event::Unknown => {}
         }
     }

@@ -77,8 +77,10 @@ fn describe(event: &Event) -> Option<String> {
             _ => format!("guest ended with status {status}"),
         },
         // One line each would be noise; their number is in the table.
-        Event::Iommu { .. } | Event::DmaFault { .. } | Event::Exits(_) | Event::Unknown => {
-            return None;
-        }
+        Event::Iommu { .. }
+        | Event::DmaFault { .. }
+        | Event::DeviceReset { .. }
+        | Event::Exits(_)
+        | Event::Unknown => return None,
     })
 }

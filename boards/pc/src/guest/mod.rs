@@ -35,7 +35,7 @@ use heapless::Vec;
 use hv_core::memory::GuestMemory;
 use hv_core::platform::GuestExit;
 use hv_core::svm::SvmVcpu;
-use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Vm};
+use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Reason, Vm};
 use hv_core::{Gpa, platform};
 use iommu::Iommu;
 use iommu::space::SpaceError;
@@ -239,6 +239,7 @@ impl<'m> Guest<'m> {
         let viommu = MmioRegion {
             gpa: VIOMMU,
             bytes: window,
+            counts_as: Reason::Iommu,
             device: &mut registers,
         };
         // The first that contains an address has it; there is room for two.
@@ -264,7 +265,8 @@ impl<'m> Guest<'m> {
     /// like any other, and the guest may look for the fault when it hears.
     pub fn take_interrupts(&mut self, vectors: VectorSet) {
         self.hand_on_faults();
-        self.exits.update(self.vm.exits());
+        self.exits
+            .update(self.vm.exits(), self.device.io_commands());
         self.receive_console_input();
         self.signal_device(vectors);
     }
