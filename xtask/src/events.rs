@@ -74,6 +74,11 @@ pub enum Event {
         /// How many since the event before.
         count: u64,
     },
+    /// The guest mapped pages for its device that the hypervisor refused.
+    RefusedMapping {
+        /// How many since the event before.
+        count: u64,
+    },
     /// How often the guest exited since the event before, by reason.
     Exits(Period),
     /// The guest has ended.
@@ -207,6 +212,10 @@ mod tests {
             (
                 r#"{"event":"dma-fault","count":2}"#,
                 Event::DmaFault { count: 2 },
+            ),
+            (
+                r#"{"event":"refused-mapping","count":3}"#,
+                Event::RefusedMapping { count: 3 },
             ),
             (
                 r#"{"event":"guest-exit","status":0}"#,

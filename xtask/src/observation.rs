@@ -87,6 +87,8 @@ pub struct Observation {
     pub resumed: bool,
     /// Faults that the remapping hardware recorded.
     pub dma_faults: u64,
+    /// Pages that the guest mapped for its device here and that were refused.
+    pub mappings_refused: u64,
     /// How often the guest exited here, period by period.
     pub exits: Vec<Period>,
     /// The status the guest ended with here.
@@ -132,6 +134,9 @@ impl Observation {
             Event::Mismatch { gfn } => self.mismatches.push(gfn),
             Event::Resumed => self.resumed = true,
             Event::DmaFault { count } => self.dma_faults = self.dma_faults.saturating_add(count),
+            Event::RefusedMapping { count } => {
+                self.mappings_refused = self.mappings_refused.saturating_add(count);
+            }
             Event::Exits(period) => self.exits.push(period),
             Event::GuestExit { status } => self.guest_exit = Some(status),
             Event::Cue | Event::Unknown => {}
