@@ -74,6 +74,11 @@ pub enum Event {
         /// How many since the event before.
         count: u64,
     },
+    /// The guest mapped pages for its device that the hypervisor refused.
+    RefusedMapping {
+        /// How many since the event before.
+        count: u64,
+    },
     /// How often the guest exited since the event before, by reason.
     Exits(Period),
     /// The passthrough device was taken from whoever had it.
@@ -225,6 +230,10 @@ mod tests {
                     status: 0,
                     way: "power-off".into(),
                 },
+            ),
+            (
+                r#"{"event":"refused-mapping","count":3}"#,
+                Event::RefusedMapping { count: 3 },
             ),
         ] {
             assert_eq!(parse(line).unwrap(), expected);

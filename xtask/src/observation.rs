@@ -89,6 +89,8 @@ pub struct Observation {
     pub dma_faults: u64,
     /// How often the device was reset on behalf of the guest.
     pub device_resets: u64,
+    /// Pages that the guest mapped for its device here and that were refused.
+    pub mappings_refused: u64,
     /// How often the guest exited here, period by period.
     pub exits: Vec<Period>,
     /// The status the guest ended with here.
@@ -136,6 +138,9 @@ impl Observation {
             Event::Mismatch { gfn } => self.mismatches.push(gfn),
             Event::Resumed => self.resumed = true,
             Event::DmaFault { count } => self.dma_faults = self.dma_faults.saturating_add(count),
+            Event::RefusedMapping { count } => {
+                self.mappings_refused = self.mappings_refused.saturating_add(count);
+            }
             Event::Exits(period) => self.exits.push(period),
             Event::GuestExit { status, way } => {
                 self.guest_exit = Some(status);

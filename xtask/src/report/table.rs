@@ -95,6 +95,11 @@ impl Report {
                     false => "refused DMA is not reported by this unit",
                 },
             ),
+            row(
+                "mappings refused",
+                grouped(self.mappings_refused),
+                "pages the guest mapped for its device and could not have",
+            ),
         ]
     }
 

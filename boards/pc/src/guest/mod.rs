@@ -15,6 +15,7 @@
 //! A second CPU of the guest is served before, in the same way ([`others`]).
 
 mod build;
+mod confine;
 mod console;
 mod destination;
 mod device;
@@ -132,6 +133,8 @@ pub struct Guest<'m> {
     exits: ExitReport,
     /// How many faults of the device were handed on.
     faults: u64,
+    /// How many pages that the guest maps for its device were refused, as reported.
+    refused: u64,
     /// Not to be run: it is about to leave, or has not arrived yet.
     paused: bool,
 }
@@ -301,8 +304,23 @@ impl<'m> Guest<'m> {
                 log::debug!("the vIOMMU has more to do than fits a turn");
             }
         }
+        self.report_refused();
         self.send_viommu_interrupts();
         Ok(())
+    }
+
+    /// Tells the operator of pages that the guest maps for its device and that it cannot
+    /// have there: it may wonder why its device faults.
+    fn report_refused(&mut self) {
+        let refused = self.viommu.refused_pages();
+        let count = refused.saturating_sub(self.refused);
+        if count > 0 {
+            if self.refused == 0 {
+                info!("the guest maps pages for its device that are refused");
+            }
+            self.refused = refused;
+            events::emit("refused-mapping", &[("count", count.into())]);
+        }
     }
 
     fn send_viommu_interrupts(&mut self) {

@@ -3,23 +3,23 @@
 //! what it is told to.
 
 mod devices;
+mod memory;
 
 pub(super) use devices::DeviceConduct;
-use devices::scalable_entry_in;
+use memory::{read128, scalable_entry_in};
 
 use crate::unit::SourceId;
 use crate::vtd::registers::*;
 use crate::vtd::{
     Capabilities, ContextCacheScope, ContextEntry, Descriptor, ExtendedCapabilities, FaultRecord,
-    FaultStatus, Global, IotlbScope, PasidCacheScope, PasidDescriptor, PasidDirectoryEntry,
-    PasidEntry, PasidIotlbScope, PasidTable, QueueAddress, RootEntry,
+    FaultStatus, Global, IotlbScope, PasidCacheScope, PasidDescriptor, PasidIotlbScope,
+    QueueAddress, RootEntry,
 };
 use core::cell::{RefCell, RefMut};
-use core::sync::atomic::Ordering;
-use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
 use hv_core::testing::Arena;
+use hv_core::{Hpa, PAGE_SIZE};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::vec::Vec;
 
@@ -51,6 +51,11 @@ pub(super) struct State {
     pub(super) events: Vec<Event>,
     /// Whether it carries out descriptors at all.
     pub(super) answers: bool,
+    /// How often FSTS is read after a doorbell before it carries out anything.
+    pub(super) delay: u32,
+    /// Whether it answers waits at once and does the rest later.
+    pub(super) answers_too_early: bool,
+    looks: u32,
     /// Whose entry the events tell about.
     pub(super) watched: SourceId,
     /// What is in the domains' tables: a translation changes with it.
@@ -108,6 +113,9 @@ impl<'a> FakeUnit<'a> {
             pmen: 0,
             events: Vec::new(),
             answers: true,
+            delay: 0,
+            answers_too_early: false,
+            looks: 0,
             watched: SourceId::new(0),
             version: 0,
             devices: DeviceConduct::Obey,
@@ -141,8 +149,23 @@ impl<'a> FakeUnit<'a> {
         state.dma(self.arena, device, page)
     }
 
+    fn ring_doorbell(&self, tail: u64) {
+        let mut state = self.state();
+        state.tail = tail;
+        state.looks = state.delay;
+        if state.answers_too_early {
+            let wait = (tail + PAGE_SIZE - Descriptor::SIZE as u64) % PAGE_SIZE;
+            let wait = Descriptor::decode(read128(self.arena, state.queue.base + wait));
+            state.carry_out(self.arena, wait.unwrap());
+        }
+    }
+
     fn run_queue(&self) {
         let mut state = self.state();
+        if state.looks > 0 {
+            state.looks -= 1;
+            return;
+        }
         while state.answers
             && state.head != state.tail
             && !state.faults.contains(FaultStatus::QUEUE_ERROR)
@@ -303,29 +326,11 @@ fn tag_of(entry: &Option<Context>) -> u16 {
     entry.map_or(0, |(domain, _)| domain)
 }
 
-/// The entry of PASID 0.
-fn pasid_in(arena: &Arena, directory: u64) -> Option<Context> {
-    let table = PasidDirectoryEntry::decode(read64(arena, directory))?.table;
-    let words = [0, 8, 16].map(|offset| read64(arena, table + offset));
-    let entry = PasidEntry::decode(words)?;
-    let (PasidTable::FirstStage { root } | PasidTable::SecondStage { root, .. }) = entry.table;
-    Some((entry.domain, root))
-}
-
-fn read64(arena: &Arena, at: u64) -> u64 {
-    let words = arena.frame(Hpa::new(at & !0xfff)).unwrap().words();
-    words[(at & 0xfff) as usize / 8].load(Ordering::Acquire)
-}
-
-fn read128(arena: &Arena, at: u64) -> u128 {
-    let words = arena.frame(Hpa::new(at & !0xfff)).unwrap().words();
-    let index = (at & 0xfff) as usize / 8;
-    let [low, high] = [index, index + 1].map(|i| u128::from(words[i].load(Ordering::Acquire)));
-    low | high << 64
-}
-
 impl Mmio for FakeUnit<'_> {
     fn read32(&self, offset: usize) -> u32 {
+        if offset == FSTS {
+            self.run_queue();
+        }
         let state = self.state();
         match offset {
             VER => state.version_register,
@@ -382,7 +387,7 @@ impl Mmio for FakeUnit<'_> {
                 state.queue = QueueAddress::decode(value & !QueueAddress::WIDE).unwrap();
             }
             IQT => {
-                self.state().tail = value;
+                self.ring_doorbell(value);
                 if self.state().status.contains(Global::QUEUED_INVALIDATION) {
                     self.run_queue();
                 } else {
