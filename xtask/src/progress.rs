@@ -72,8 +72,11 @@ fn describe(event: &Event) -> Option<String> {
         Event::Mismatch { gfn } => format!("frame {gfn:#x} differs"),
         Event::GuestExit { status } => format!("guest ended with status {status}"),
         // One line each would be noise; their number is in the table.
-        Event::Iommu { .. } | Event::DmaFault { .. } | Event::Exits(_) | Event::Unknown => {
-            return None;
-        }
+        Event::Iommu { .. }
+        | Event::DmaFault { .. }
+        | Event::InterruptFault { .. }
+        | Event::StrayInterrupt { .. }
+        | Event::Exits(_)
+        | Event::Unknown => return None,
     })
 }

@@ -17,7 +17,7 @@ use hv_core::testing::Arena;
 use hv_core::{Gfn, Gpa, Hpa, PAGE_SIZE};
 use iommu::space::{Attachment, DmaSpace, Piece};
 use iommu::tables::VtdSecondStage;
-use iommu::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
+use iommu::unit::{DomainId, Fault, HostUnit, Scope, SourceId, UnitError};
 use iommu::viommu::virtio::{Cursor, Features, VirtioConfig, VirtioState, VirtioUnit};
 use iommu::viommu::{Passthrough, Passthroughs, Service, StateError, Viommu};
 use iommu::{Iommu, Iova, Parts};
@@ -114,7 +114,7 @@ impl HostUnit for Willing {
         self.0.borrow_mut().push(Call::Invalidate);
         Ok(())
     }
-    fn take_fault(&mut self) -> Option<DmaFault> {
+    fn take_fault(&mut self) -> Option<Fault> {
         None
     }
 }

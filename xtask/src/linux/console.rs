@@ -3,7 +3,7 @@
 use super::initramfs::TICKS;
 use crate::machine::Role;
 use crate::run::Outcome;
-use crate::verdict::Verdict;
+use crate::verdict::{Verdict, stray_interrupts};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::fs;
@@ -155,6 +155,7 @@ pub fn judge(outcome: &Outcome, console: &Console, expect: Expect) -> Verdict {
     }
     let mut wrong = refused;
     wrong.extend(machines.iter().filter_map(|it| it.migration_failed.clone()));
+    wrong.extend(stray_interrupts(outcome));
     let mut require = |ok: bool, what: String| {
         if !ok {
             wrong.push(what);

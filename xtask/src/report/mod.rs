@@ -58,6 +58,10 @@ pub struct Report {
     pub dma_faults_reported: bool,
     /// Faults that the remapping hardware recorded on both machines.
     pub dma_faults: u64,
+    /// Whether devices could raise those interrupts only that they were granted.
+    pub interrupts_remapped: bool,
+    /// Interrupt requests that the remapping hardware of both machines refused.
+    pub interrupt_faults: u64,
     /// Pages that the guest found right at its end.
     pub pages_verified: u64,
     /// Pages that the guest found wrong, or that differed at switchover.
@@ -136,6 +140,12 @@ impl Report {
                 .source
                 .dma_faults
                 .saturating_add(outcome.destination.dma_faults),
+            interrupts_remapped: !(outcome.source.interrupts_unremapped
+                || outcome.destination.interrupts_unremapped),
+            interrupt_faults: outcome
+                .source
+                .interrupt_faults
+                .saturating_add(outcome.destination.interrupt_faults),
             pages_verified: account.verified,
             pages_lost: home.pages_lost(),
             pages_device_last: account.device_last,
@@ -237,6 +247,7 @@ mod tests {
             ("bytes_sent", 0),
             ("downtime_us", 1_234_567),
             ("dma_faults", 0),
+            ("interrupt_faults", 0),
             ("pages_verified", 4096),
             ("pages_lost", 1),
         ] {

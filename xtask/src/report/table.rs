@@ -95,6 +95,14 @@ impl Report {
                     false => "refused DMA is not reported by this unit",
                 },
             ),
+            row(
+                "interrupt faults",
+                grouped(self.interrupt_faults),
+                match self.interrupts_remapped {
+                    true => "interrupts are remapped",
+                    false => "interrupts are not remapped",
+                },
+            ),
         ]
     }
 

@@ -33,7 +33,7 @@ pub use start::{Facts, StartError};
 use crate::IovaRange;
 use crate::amdvi::command::PageBlock;
 use crate::amdvi::{Command, DeviceEntry};
-use crate::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
+use crate::unit::{DomainId, Fault, HostUnit, Scope, SourceId, UnitError};
 use events::EventLog;
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
@@ -127,7 +127,7 @@ impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<R, M> {
         self.events.works()
     }
 
-    fn take_fault(&mut self) -> Option<DmaFault> {
+    fn take_fault(&mut self) -> Option<Fault> {
         self.events.take(&self.registers, &self.mem)
     }
 }
