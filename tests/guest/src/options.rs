@@ -16,6 +16,9 @@ pub enum Mode {
     Hostile,
     /// Ends with a triple fault.
     TripleFault,
+    /// Has the device send interrupt requests that it was not granted, between
+    /// operations.
+    Forge,
 }
 
 /// The options, all of the form `name=value`.
@@ -50,7 +53,7 @@ impl Default for Options {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "'{0}' is no option: seed=NUMBER, operations=NUMBER, pages=NUMBER, \
-     mode=work|garbage|stray|hostile|triple-fault, faults=reported|unreported"
+     mode=work|garbage|stray|forge|hostile|triple-fault, faults=reported|unreported"
 )]
 pub struct BadOption<'a>(pub &'a str);
 
@@ -72,6 +75,7 @@ impl Options {
                         "stray" => Mode::Stray,
                         "hostile" => Mode::Hostile,
                         "triple-fault" => Mode::TripleFault,
+                        "forge" => Mode::Forge,
                         _ => return Err(bad()),
                     }
                 }
