@@ -47,7 +47,7 @@ pub fn strandline() -> Result<Vec<Record>> {
 /// # Errors
 /// The kernel cannot be had, or the run failed; the message has its log.
 pub fn linux() -> Result<(String, Vec<Record>)> {
-    let kernel = Kernel::fetch().context("to measure without Linux, use --skip-linux")?;
+    let kernel = Kernel::fetch(&[]).context("to measure without Linux, use --skip-linux")?;
     let boot = Boot {
         name: "linux",
         kernel: kernel.image(),

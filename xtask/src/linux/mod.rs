@@ -23,6 +23,7 @@ use crate::debian::{self, Kernel};
 use crate::image::{self, Image};
 use crate::images::Images;
 use crate::program;
+use crate::viommu::Viommu;
 use crate::workspace;
 use anyhow::{Context, Result};
 use std::fs;
@@ -39,6 +40,9 @@ pub struct Sources {
     pub init: Init,
     /// With the hypervisor's breaking points compiled in.
     pub breakable: bool,
+    /// The IOMMU that the guest is given: Debian's kernel and our initramfs have its
+    /// driver.
+    pub viommu: Viommu,
 }
 
 /// What init of our initramfs does.
@@ -64,7 +68,7 @@ pub fn images(sources: &Sources) -> Result<Images> {
     // driver built in, or comes with an initramfs that has it.
     let debian = match &sources.kernel {
         Some(_) => None,
-        None => Some(Kernel::fetch()?),
+        None => Some(Kernel::fetch(sources.viommu.modules())?),
     };
     let kernel = match (&sources.kernel, &debian) {
         (Some(path), _) => read(path)?,
@@ -74,7 +78,8 @@ pub fn images(sources: &Sources) -> Result<Images> {
         Some(path) => read(path)?,
         None => {
             let load = program::build("load")?;
-            initramfs::build(sources.init, &debian::busybox()?, &load, debian.as_ref())
+            let busybox = debian::busybox()?;
+            initramfs::build(sources, &busybox, &load, debian.as_ref())
         }
     };
 
