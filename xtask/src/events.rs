@@ -80,6 +80,8 @@ pub enum Event {
     GuestExit {
         /// 0 if the guest is content.
         status: u64,
+        /// `exit`, `power-off`, `reset` or `error`.
+        way: String,
     },
     /// An event this tool does not know.
     #[serde(other)]
@@ -209,8 +211,11 @@ mod tests {
                 Event::DmaFault { count: 2 },
             ),
             (
-                r#"{"event":"guest-exit","status":0}"#,
-                Event::GuestExit { status: 0 },
+                r#"{"event":"guest-exit","status":0,"way":"power-off"}"#,
+                Event::GuestExit {
+                    status: 0,
+                    way: "power-off".into(),
+                },
             ),
         ] {
             assert_eq!(parse(line).unwrap(), expected);
@@ -237,8 +242,8 @@ mod tests {
             Event::Unknown
         );
         assert_eq!(
-            parse(r#"{"event":"guest-exit","status":1,"why":"x"}"#).unwrap(),
-            Event::GuestExit { status: 1 }
+            parse(r#"{"event":"dma-fault","count":1,"why":"x"}"#).unwrap(),
+            Event::DmaFault { count: 1 }
         );
     }
 

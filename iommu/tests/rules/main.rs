@@ -1,5 +1,8 @@
 //! The layer's rules, one by one.
 
+// A test may panic, in its helpers too.
+#![allow(clippy::unwrap_used)]
+
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -306,7 +306,7 @@ fn reply<M: PhysMemory>(
 fn status_of_unit(error: UnitError) -> Status {
     match error {
         UnitError::OutOfMemory => Status::NoMemory,
-        UnitError::OutOfRange | UnitError::NoAnswer => Status::DevErr,
+        UnitError::OutOfRange | UnitError::NoAnswer | UnitError::DeviceTlb => Status::DevErr,
     }
 }
 
