@@ -44,6 +44,8 @@ pub enum Event {
         unit: String,
         /// Whether it tells of the DMA it refuses.
         reports_faults: bool,
+        /// Whether the device can raise those interrupts only that it was granted.
+        remaps_interrupts: bool,
         /// What counts as evidence that a device wrote a page.
         dirty_mode: String,
         /// Why it is that and no more.
@@ -74,8 +76,28 @@ pub enum Event {
         /// How many since the event before.
         count: u64,
     },
+    /// The guest mapped pages for its device that the hypervisor refused.
+    RefusedMapping {
+        /// How many since the event before.
+        count: u64,
+    },
+    /// The remapping hardware refused interrupt requests.
+    InterruptFault {
+        /// How many since the event before.
+        count: u64,
+    },
+    /// An interrupt reached the hypervisor that nobody was granted.
+    StrayInterrupt {
+        /// Its vector.
+        vector: u64,
+    },
     /// How often the guest exited since the event before, by reason.
     Exits(Period),
+    /// The passthrough device was taken from whoever had it.
+    DeviceReset {
+        /// Whether the function could be reset, and was.
+        done: bool,
+    },
     /// The guest has ended.
     GuestExit {
         /// 0 if the guest is content.
@@ -190,11 +212,12 @@ mod tests {
 
         for (line, expected) in [
             (
-                r#"{"event":"iommu","unit":"AMD-Vi","reports_faults":false,
+                r#"{"event":"iommu","unit":"AMD-Vi","reports_faults":false,"remaps_interrupts":true,
                     "dirty_mode":"mapped-writable","dirty_reason":"it sets none"}"#,
                 Event::Iommu {
                     unit: "AMD-Vi".into(),
                     reports_faults: false,
+                    remaps_interrupts: true,
                     dirty_mode: "mapped-writable".into(),
                     dirty_reason: "it sets none".into(),
                 },
@@ -202,6 +225,10 @@ mod tests {
             (r#"{"event":"switchover"}"#, Event::Switchover),
             (r#"{"event":"resumed"}"#, Event::Resumed),
             (r#"{"event":"cue"}"#, Event::Cue),
+            (
+                r#"{"event":"device-reset","done":true}"#,
+                Event::DeviceReset { done: true },
+            ),
             (
                 r#"{"event":"mismatch","gfn":291}"#,
                 Event::Mismatch { gfn: 291 },
@@ -216,6 +243,18 @@ mod tests {
                     status: 0,
                     way: "power-off".into(),
                 },
+            ),
+            (
+                r#"{"event":"refused-mapping","count":3}"#,
+                Event::RefusedMapping { count: 3 },
+            ),
+            (
+                r#"{"event":"interrupt-fault","count":1}"#,
+                Event::InterruptFault { count: 1 },
+            ),
+            (
+                r#"{"event":"stray-interrupt","vector":119}"#,
+                Event::StrayInterrupt { vector: 119 },
             ),
         ] {
             assert_eq!(parse(line).unwrap(), expected);

@@ -77,8 +77,13 @@ fn describe(event: &Event) -> Option<String> {
             _ => format!("guest ended with status {status}"),
         },
         // One line each would be noise; their number is in the table.
-        Event::Iommu { .. } | Event::DmaFault { .. } | Event::Exits(_) | Event::Unknown => {
-            return None;
-        }
+        Event::Iommu { .. }
+        | Event::DmaFault { .. }
+        | Event::DeviceReset { .. }
+        | Event::RefusedMapping { .. }
+        | Event::InterruptFault { .. }
+        | Event::StrayInterrupt { .. }
+        | Event::Exits(_)
+        | Event::Unknown => return None,
     })
 }

@@ -5,7 +5,7 @@ use hv_core::memory::{FramePool, PhysMemory};
 use hv_core::testing::Arena;
 use hv_core::{Hpa, PAGE_SIZE};
 use iommu::tables::VtdSecondStage;
-use iommu::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
+use iommu::unit::{DomainId, Fault, HostUnit, Scope, SourceId, UnitError};
 use iommu::{Iommu, Parts};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -61,7 +61,7 @@ impl HostUnit for Willing {
             _ => Ok(()),
         }
     }
-    fn take_fault(&mut self) -> Option<DmaFault> {
+    fn take_fault(&mut self) -> Option<Fault> {
         None
     }
 }

@@ -20,8 +20,9 @@ use iommu::dmar::{DmarError, GuestUnit};
 use iommu::host::{amdvi, vtd};
 use iommu::ivrs::IvrsError;
 use iommu::layer::TooFewPins;
+use iommu::reserved::ReservedRegion;
 use iommu::space::SpaceError;
-use iommu::unit::SourceId;
+use iommu::unit::{SourceId, UnitError};
 use iommu::viommu::any::{AnyViommu, Kind};
 use iommu::viommu::virtio::Cursor;
 use iommu::viommu::vtd::HOST_ADDRESS_WIDTH;
@@ -42,6 +43,17 @@ pub enum BuildError {
     /// The IVRS table.
     #[error(transparent)]
     Ivrs(#[from] IvrsError),
+    /// Firmware lets the device use memory behind everybody's back: it would have to go
+    /// on reaching it, whoever it belongs to.
+    #[error(
+        "device {device} cannot be passed through: firmware reserves memory for its DMA, {region} (RMRR or IVMD); turn off what uses it in the firmware's setup"
+    )]
+    Reserved {
+        /// The device.
+        device: SourceId,
+        /// The memory.
+        region: ReservedRegion,
+    },
     /// No unit translates for the device.
     #[error("ACPI names no remapping unit for the device")]
     NoUnit,
@@ -72,6 +84,9 @@ pub enum BuildError {
     /// The host's PCI device.
     #[error(transparent)]
     Device(#[from] PciError),
+    /// The device's interrupts.
+    #[error(transparent)]
+    Interrupts(#[from] UnitError),
     /// The device's first attachment.
     #[error(transparent)]
     Dma(#[from] SpaceError),
@@ -147,7 +162,7 @@ impl<'m> Guest<'m> {
         for page in &mut pages {
             *page = vcpu_frames.take(frames).ok_or(BuildError::Staging)?;
         }
-        let device = Assigned::take(host, source_id, frames, pages)?;
+        let device = Assigned::take(host, source_id, &mut dma, frames, pages)?;
         if let Some((at, range)) = device.mapped_registers() {
             let at = Gpa::new(at.into());
             tables.map_device(at, Hpa::new(range.start), range.bytes)?;
@@ -185,6 +200,7 @@ impl<'m> Guest<'m> {
             worker,
             exits: ExitReport::new(host.clock),
             faults: 0,
+            refused: 0,
             paused: payload.is_none(),
         })
     }

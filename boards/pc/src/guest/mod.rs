@@ -15,6 +15,7 @@
 //! A second CPU of the guest is served before, in the same way ([`others`]).
 
 mod build;
+mod confine;
 mod console;
 mod destination;
 mod device;
@@ -26,8 +27,8 @@ mod unit;
 pub use build::{BuildError, Resources, add_memory};
 pub use unit::UNIT_FRAMES;
 
-use crate::events;
 use crate::worker::Worker;
+use crate::{events, vectors};
 use console::Console;
 use device::Assigned;
 use exits::ExitReport;
@@ -35,16 +36,16 @@ use heapless::Vec;
 use hv_core::memory::GuestMemory;
 use hv_core::platform::GuestExit;
 use hv_core::svm::SvmVcpu;
-use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Vm};
+use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Reason, Vm};
 use hv_core::{Gpa, platform};
 use iommu::Iommu;
 use iommu::space::SpaceError;
 use iommu::tables::AnyFormat;
-use iommu::unit::DmaFault;
+use iommu::unit::Fault;
 use iommu::viommu::any::{AnyViommu, Kind};
 use iommu::viommu::virtio::Cursor;
 use iommu::viommu::{Service, Viommu};
-use log::info;
+use log::{error, info};
 use migration::VmError;
 use migration::stream::{MAX_SECTIONS, SectionId, SectionInfo};
 use strandline_rt::interrupts::VectorSet;
@@ -130,8 +131,10 @@ pub struct Guest<'m> {
     /// How the stream names the guest's parts.
     sections: Vec<SectionInfo, MAX_SECTIONS>,
     exits: ExitReport,
-    /// How many faults of the device were handed on.
+    /// How many faults of the device there were.
     faults: u64,
+    /// How many pages that the guest maps for its device were refused, as reported.
+    refused: u64,
     /// Not to be run: it is about to leave, or has not arrived yet.
     paused: bool,
 }
@@ -239,6 +242,7 @@ impl<'m> Guest<'m> {
         let viommu = MmioRegion {
             gpa: VIOMMU,
             bytes: window,
+            counts_as: Reason::Iommu,
             device: &mut registers,
         };
         // The first that contains an address has it; there is room for two.
@@ -264,9 +268,20 @@ impl<'m> Guest<'m> {
     /// like any other, and the guest may look for the fault when it hears.
     pub fn take_interrupts(&mut self, vectors: VectorSet) {
         self.hand_on_faults();
-        self.exits.update(self.vm.exits());
+        self.note_strangers(vectors);
+        self.exits
+            .update(self.vm.exits(), self.device.io_commands());
         self.receive_console_input();
         self.signal_device(vectors);
+    }
+
+    /// Tells the operator of vectors that nobody here sends: a device sent them that
+    /// nothing holds back.
+    fn note_strangers(&self, taken: VectorSet) {
+        for vector in taken.iter().filter(|it| !vectors::is_known(*it)) {
+            error!("an interrupt that nobody was granted: vector {vector:#x}");
+            events::emit("stray-interrupt", &[("vector", u64::from(vector).into())]);
+        }
     }
 
     /// Waits for the guest to end a line on its console with `word`.
@@ -301,8 +316,23 @@ impl<'m> Guest<'m> {
                 log::debug!("the vIOMMU has more to do than fits a turn");
             }
         }
+        self.report_refused();
         self.send_viommu_interrupts();
         Ok(())
+    }
+
+    /// Tells the operator of pages that the guest maps for its device and that it cannot
+    /// have there: it may wonder why its device faults.
+    fn report_refused(&mut self) {
+        let refused = self.viommu.refused_pages();
+        let count = refused.saturating_sub(self.refused);
+        if count > 0 {
+            if self.refused == 0 {
+                info!("the guest maps pages for its device that are refused");
+            }
+            self.refused = refused;
+            events::emit("refused-mapping", &[("count", count.into())]);
+        }
     }
 
     fn send_viommu_interrupts(&mut self) {
@@ -318,28 +348,38 @@ impl<'m> Guest<'m> {
             .set_input(platform::IOMMU_PIN.into(), line);
     }
 
-    /// Faults of the device become faults of the guest's own unit.
+    /// Faults of the device become faults of the guest's own unit, but for its
+    /// interrupt requests: whom the host's messages go to is not the guest's business.
     fn hand_on_faults(&mut self) {
-        let before = self.faults;
+        let (mut transfers, mut interrupts) = (0u64, 0u64);
         for _ in 0..FAULT_BUDGET {
             let Some(fault) = self.dma.take_fault() else {
                 break;
             };
             self.faults += 1;
             self.log_fault(&fault);
-            self.viommu
-                .inject_fault(self.memory, fault.source, fault.iova, fault.write);
+            match fault {
+                Fault::Dma(fault) => {
+                    transfers += 1;
+                    self.viommu
+                        .inject_fault(self.memory, fault.source, fault.iova, fault.write);
+                }
+                Fault::Interrupt(_) => interrupts += 1,
+            }
         }
-        let count = self.faults - before;
-        if count > 0 {
-            events::emit("dma-fault", &[("count", count.into())]);
+        for (name, count) in [("dma-fault", transfers), ("interrupt-fault", interrupts)] {
+            if count > 0 {
+                events::emit(name, &[("count", count.into())]);
+            }
+        }
+        if transfers > 0 {
             self.send_viommu_interrupts();
         }
     }
 
     /// Names the first faults, and then ever fewer of them: a guest can provoke any
     /// number.
-    fn log_fault(&self, fault: &DmaFault) {
+    fn log_fault(&self, fault: &Fault) {
         if self.faults > NAMED_FAULTS && !self.faults.is_power_of_two() {
             return;
         }

@@ -3,23 +3,25 @@
 //! what it is told to.
 
 mod devices;
+mod memory;
 
 pub(super) use devices::DeviceConduct;
-use devices::scalable_entry_in;
+use memory::{read128, scalable_entry_in};
 
 use crate::unit::SourceId;
 use crate::vtd::registers::*;
 use crate::vtd::{
     Capabilities, ContextCacheScope, ContextEntry, Descriptor, ExtendedCapabilities, FaultRecord,
-    FaultStatus, Global, IotlbScope, PasidCacheScope, PasidDescriptor, PasidDirectoryEntry,
-    PasidEntry, PasidIotlbScope, PasidTable, QueueAddress, RootEntry,
+    FaultStatus, Global, InterruptCacheScope, InterruptEntry, InterruptFaultReason,
+    InterruptRequest, InterruptTableAddress, IotlbScope, PasidCacheScope, PasidDescriptor,
+    PasidIotlbScope, QueueAddress, RootEntry,
 };
 use core::cell::{RefCell, RefMut};
-use core::sync::atomic::Ordering;
-use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
+use hv_core::platform::apic::Msi;
 use hv_core::testing::Arena;
+use hv_core::{Hpa, PAGE_SIZE};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::vec::Vec;
 
@@ -51,6 +53,11 @@ pub(super) struct State {
     pub(super) events: Vec<Event>,
     /// Whether it carries out descriptors at all.
     pub(super) answers: bool,
+    /// How often FSTS is read after a doorbell before it carries out anything.
+    pub(super) delay: u32,
+    /// Whether it answers waits at once and does the rest later.
+    pub(super) answers_too_early: bool,
+    looks: u32,
     /// Whose entry the events tell about.
     pub(super) watched: SourceId,
     /// What is in the domains' tables: a translation changes with it.
@@ -71,6 +78,9 @@ pub(super) struct State {
     device_tlbs: HashMap<(SourceId, u64), u64>,
     /// What devices with TLBs used.
     used: BTreeSet<(u16, u64)>,
+    /// IRTA, and what is cached of the table, absent entries too.
+    interrupt_table: u64,
+    interrupts: HashMap<u32, u128>,
 }
 
 pub(super) struct FakeUnit<'a> {
@@ -108,6 +118,9 @@ impl<'a> FakeUnit<'a> {
             pmen: 0,
             events: Vec::new(),
             answers: true,
+            delay: 0,
+            answers_too_early: false,
+            looks: 0,
             watched: SourceId::new(0),
             version: 0,
             devices: DeviceConduct::Obey,
@@ -122,6 +135,8 @@ impl<'a> FakeUnit<'a> {
             with_tlb: HashSet::new(),
             device_tlbs: HashMap::new(),
             used: BTreeSet::new(),
+            interrupt_table: 0,
+            interrupts: HashMap::new(),
         };
         Self {
             arena,
@@ -141,8 +156,55 @@ impl<'a> FakeUnit<'a> {
         state.dma(self.arena, device, page)
     }
 
+    fn ring_doorbell(&self, tail: u64) {
+        let mut state = self.state();
+        state.tail = tail;
+        state.looks = state.delay;
+        if state.answers_too_early {
+            let wait = (tail + PAGE_SIZE - Descriptor::SIZE as u64) % PAGE_SIZE;
+            let wait = Descriptor::decode(read128(self.arena, state.queue.base + wait));
+            state.carry_out(self.arena, wait.unwrap());
+        }
+    }
+
+    /// An interrupt request of `device`: what reaches the CPUs, or why nothing does.
+    pub(super) fn interrupt(
+        &self,
+        device: SourceId,
+        msi: Msi,
+    ) -> Result<Msi, InterruptFaultReason> {
+        let mut state = self.state();
+        if !state.status.contains(Global::INTERRUPT_REMAPPING) {
+            return Ok(msi);
+        }
+        let table = InterruptTableAddress::decode(state.interrupt_table);
+        let index = match InterruptRequest::decode(msi)? {
+            InterruptRequest::Remappable { index } => index,
+            InterruptRequest::Compatibility
+                if state.status.contains(Global::COMPATIBILITY_INTERRUPTS) =>
+            {
+                return Ok(msi);
+            }
+            InterruptRequest::Compatibility => {
+                return Err(InterruptFaultReason::CompatibilityFormat);
+            }
+        };
+        if index >= table.entries() {
+            return Err(InterruptFaultReason::BeyondTable);
+        }
+        let in_memory = read128(self.arena, table.base + u64::from(index) * 16);
+        let raw = *state.interrupts.entry(index).or_insert(in_memory);
+        let entry = InterruptEntry::decode(raw, device)?;
+        assert!(!table.extended && !entry.level && entry.delivery == 0);
+        Ok(Msi::fixed(entry.destination >> 8, entry.vector).unwrap())
+    }
+
     fn run_queue(&self) {
         let mut state = self.state();
+        if state.looks > 0 {
+            state.looks -= 1;
+            return;
+        }
         while state.answers
             && state.head != state.tail
             && !state.faults.contains(FaultStatus::QUEUE_ERROR)
@@ -273,6 +335,15 @@ impl State {
                         .retain(|(of, page), _| *of != source || !block.contains(*page));
                 }
             }
+            Descriptor::InterruptCache(scope) => {
+                self.interrupts.retain(|index, _| match scope {
+                    InterruptCacheScope::Global => false,
+                    InterruptCacheScope::Entries {
+                        index: first,
+                        order,
+                    } => index >> order != u32::from(first) >> order,
+                });
+            }
             Descriptor::Wait { status, .. } => {
                 let status = status.unwrap();
                 let frame = arena.frame(Hpa::new(status.address & !0xfff)).unwrap();
@@ -289,8 +360,8 @@ impl State {
     fn command(&mut self, command: Global) {
         self.events.push(Event::Command(command));
         let lasting = command.difference(Global::ONE_SHOT);
-        let was_set = self.status & Global::ROOT_TABLE;
-        self.status = lasting | was_set | command & Global::ROOT_TABLE;
+        let tables = Global::ROOT_TABLE | Global::INTERRUPT_TABLE;
+        self.status = lasting | (self.status | command) & tables;
     }
 }
 
@@ -303,29 +374,11 @@ fn tag_of(entry: &Option<Context>) -> u16 {
     entry.map_or(0, |(domain, _)| domain)
 }
 
-/// The entry of PASID 0.
-fn pasid_in(arena: &Arena, directory: u64) -> Option<Context> {
-    let table = PasidDirectoryEntry::decode(read64(arena, directory))?.table;
-    let words = [0, 8, 16].map(|offset| read64(arena, table + offset));
-    let entry = PasidEntry::decode(words)?;
-    let (PasidTable::FirstStage { root } | PasidTable::SecondStage { root, .. }) = entry.table;
-    Some((entry.domain, root))
-}
-
-fn read64(arena: &Arena, at: u64) -> u64 {
-    let words = arena.frame(Hpa::new(at & !0xfff)).unwrap().words();
-    words[(at & 0xfff) as usize / 8].load(Ordering::Acquire)
-}
-
-fn read128(arena: &Arena, at: u64) -> u128 {
-    let words = arena.frame(Hpa::new(at & !0xfff)).unwrap().words();
-    let index = (at & 0xfff) as usize / 8;
-    let [low, high] = [index, index + 1].map(|i| u128::from(words[i].load(Ordering::Acquire)));
-    low | high << 64
-}
-
 impl Mmio for FakeUnit<'_> {
     fn read32(&self, offset: usize) -> u32 {
+        if offset == FSTS {
+            self.run_queue();
+        }
         let state = self.state();
         match offset {
             VER => state.version_register,
@@ -376,13 +429,14 @@ impl Mmio for FakeUnit<'_> {
     fn write64(&self, offset: usize, value: u64) {
         match offset {
             RTADDR => self.state().root = value,
+            IRTA => self.state().interrupt_table = value,
             IQA => {
                 let mut state = self.state();
                 state.wide = value & QueueAddress::WIDE != 0;
                 state.queue = QueueAddress::decode(value & !QueueAddress::WIDE).unwrap();
             }
             IQT => {
-                self.state().tail = value;
+                self.ring_doorbell(value);
                 if self.state().status.contains(Global::QUEUED_INVALIDATION) {
                     self.run_queue();
                 } else {

@@ -12,15 +12,17 @@ use hv_core::device::nvme::{
 };
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
+use hv_core::platform::apic::Msi;
 use hv_core::platform::pci::{MAX_VECTORS, MsixLayout};
-use hv_core::vm::MmioRegion;
+use hv_core::vm::{MmioRegion, Reason};
 use hv_core::{Gpa, Hpa};
 use iommu::space::SpaceError;
+use iommu::unit::UnitError;
 use iommu::{Iova, IovaRange};
 use log::error;
 use migration::VmError;
 use strandline_rt::cpu;
-use strandline_rt::pci::{Message, MsixPlace};
+use strandline_rt::pci::MsixPlace;
 use strandline_rt::physical::{IdentityMemory, MmioWindow};
 
 /// How long rebuilding may take, in microseconds. The source waits longer.
@@ -57,18 +59,19 @@ impl<'m> AssignedNvme<'m> {
     pub(super) const DOWNTIME_US: u64 = 50_000;
 
     /// The controller behind `registers`, which was reset. Its vectors are sent to
-    /// the host's; none is sent before MSI-X is turned on.
+    /// the host's, by the messages that `grant` gives for them; none is sent before
+    /// MSI-X is turned on.
     pub(super) fn new(
         host: &Host,
         registers: MmioWindow,
+        mut grant: impl FnMut(u8) -> Result<Msi, UnitError>,
         memory: &'m IdentityMemory,
         scratch: [Hpa; SCRATCH_PAGES],
     ) -> Result<Self, BuildError> {
         let place = host.device.function.msix_place(&host.config)?;
         let vectors = place.vectors.min(MAX_VECTORS as u16);
         for index in 0..vectors {
-            let vector = vectors::DEVICE_MSIX + index as u8;
-            let message = Message::fixed(host.apic.id(), vector)?;
+            let message = grant(vectors::DEVICE_MSIX + index as u8)?;
             program(&registers, &place, index, message);
         }
         Ok(Self {
@@ -94,8 +97,13 @@ impl<'m> AssignedNvme<'m> {
         MmioRegion {
             gpa,
             bytes: self.msix.table.min(self.msix.pending).into(),
+            counts_as: Reason::Device,
             device: &mut self.nvme,
         }
+    }
+
+    pub(super) fn io_commands(&self) -> u64 {
+        self.nvme.io_commands()
     }
 
     pub(super) fn serve(&mut self, view: &impl GuestDma) {
@@ -153,19 +161,34 @@ impl<'m> AssignedNvme<'m> {
             pages: [a, b, c, d],
         };
         let loan = dma.borrow_device(*source_id, ranges)?;
+        let result = self.restore_on_loan(host, state, &scratch);
+        // Whatever came of it: the device must not keep what it was lent.
+        dma.give_back(loan)?;
+        Ok(result?)
+    }
+
+    /// Lets the device do DMA and send messages, but only for as long as it takes.
+    fn restore_on_loan(
+        &mut self,
+        host: &Host,
+        state: &NvmeState,
+        scratch: &Scratch<'_>,
+    ) -> Result<(), NvmeError> {
         let function = host.device.function;
+        let messages = |on| {
+            let done = function.enable_msix(&host.config, on);
+            done.map_err(|_| NvmeError::Stuck)
+        };
+        messages(true)?;
         function.enable(&host.config, true);
-        let messages = |on| function.enable_msix(&host.config, on);
-        messages(true).map_err(|_| NvmeError::Stuck)?;
         let until = host.clock.now_us().saturating_add(PATIENCE_US);
-        let result = self.nvme.restore(state, &scratch, &mut || {
+        let result = self.nvme.restore(state, scratch, &mut || {
             cpu::pause();
             host.clock.now_us() < until
         });
         function.enable(&host.config, false);
-        messages(false).map_err(|_| NvmeError::Stuck)?;
-        dma.give_back(loan)?;
-        Ok(result?)
+        messages(false)?;
+        result
     }
 
     fn scratch_for(&self, ring: RingPages) -> Result<(IovaRange, Hpa), SpaceError> {
@@ -181,7 +204,7 @@ type RingRanges = heapless::Vec<(IovaRange, Hpa), { 2 * MAX_QUEUES }>;
 
 /// Writes one entry of the device's own MSI-X table (PCI Local Bus Specification
 /// 3.0, section 6.8.2): address, data, and vector control without its mask.
-fn program(registers: &MmioWindow, place: &MsixPlace, index: u16, message: Message) {
+fn program(registers: &MmioWindow, place: &MsixPlace, index: u16, message: Msi) {
     let entry = place.table as usize + 16 * usize::from(index);
     registers.write32(entry, message.address as u32);
     registers.write32(entry + 4, (message.address >> 32) as u32);
