@@ -215,6 +215,11 @@ impl Platform {
         IoEffect::None
     }
 
+    /// Whether CPU `cpu` has device registers at `gpa`.
+    pub fn has_registers(&mut self, cpu: usize, gpa: Gpa) -> bool {
+        self.window(cpu, gpa).is_some() || self.pci.read_memory(gpa).is_some()
+    }
+
     /// Reads `width` bytes of device registers in memory for CPU `cpu`: all ones where
     /// there are none. Configuration space is read in up to 32 bits and MSI-X
     /// structures in 64 as well; everything else in 32.
