@@ -4,7 +4,8 @@
 //! knows whether its mapping starts or ends there, so whether a range would
 //! bisect a mapping is answered by looking at its two edges. The entry above a
 //! table counts the entries in use in it, so a table that becomes empty is known
-//! without looking through it.
+//! without looking through it; but where the format has too few bits for the count,
+//! which then wraps, a look settles what is ambiguous.
 
 mod amd_v1;
 mod any;
