@@ -48,11 +48,12 @@ impl PhysMemory for View {
     }
 }
 
-fn with_driver(test: impl FnOnce(&RefCell<Machine>, &mut Driver<Window<'_>, View>)) {
+fn with_driver(test: impl FnOnce(&RefCell<Machine>, &mut Driver<'_, Window<'_>, View>)) {
     let machine = RefCell::new(Machine::new());
     let view = View(machine.borrow().view());
     let pool = FramePool::new(Hpa::new(48 << 12), 8);
-    let mut driver = Driver::start(Window(&machine), view, pool, Implementation::Hardware).unwrap();
+    let mut driver =
+        Driver::start(Window(&machine), &view, pool, Implementation::Hardware).unwrap();
     {
         let machine = machine.borrow();
         for table in [TABLE_A, TABLE_B] {

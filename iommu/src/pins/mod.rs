@@ -147,7 +147,7 @@ impl<'m> PinTracker<'m> {
 
     /// Counts one holder less, of the kind they were pinned for, of each of `count`
     /// pages from `first` on. A page that is not held in that way stays as it is.
-    #[inline]
+    #[inline(always)]
     pub fn unpin(&mut self, first: Gfn, count: u64, holder: impl Into<Holder>) {
         let Some(range) = self.range(first, count) else {
             return;

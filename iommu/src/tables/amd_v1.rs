@@ -84,7 +84,7 @@ impl EntryFormat for AmdV1 {
         // levels permit all, the leaf decides.
         let bits = Bits::PRESENT | Bits::READ | Bits::WRITE;
         let next = put(u64::from(level) - 1, NEXT_LEVEL, 3);
-        self.with_live(bits.bits() | next | table.raw() & ADDRESS, live)
+        bits.bits() | next | table.raw() & ADDRESS | self.live_bits(live)
     }
 
     #[inline]
@@ -113,11 +113,13 @@ impl EntryFormat for AmdV1 {
         })
     }
 
-    fn with_live(self, entry: u64, live: u64) -> u64 {
-        let field = |value| {
-            put(value, LIVE_LOW, LIVE_LOW_WIDTH) | put(value >> LIVE_LOW_WIDTH, LIVE_TOP, 1)
-        };
-        entry & !field(u64::MAX) | field(live.saturating_sub(1))
+    fn boundaries(self) -> [u64; 2] {
+        [Bits::FIRST, Bits::LAST].map(|bit| bit.bits())
+    }
+
+    fn live_bits(self, live: u64) -> u64 {
+        let less_one = live.saturating_sub(1);
+        put(less_one, LIVE_LOW, LIVE_LOW_WIDTH) | put(less_one >> LIVE_LOW_WIDTH, LIVE_TOP, 1)
     }
 
     fn is_attached(self, entry: u64) -> bool {
@@ -183,8 +185,10 @@ mod tests {
         let table = Hpa::new(0x000f_ffff_ffff_f000);
         for live in 1..=512 {
             for level in 2..=4 {
-                let entry = FORMAT.with_live(FORMAT.table(level, table, 513 - live), live);
-                assert_eq!(entry, FORMAT.table(level, table, live));
+                let entry = FORMAT.table(level, table, live);
+                let other = FORMAT.table(level, table, 513 - live);
+                let change = FORMAT.live_bits(live) ^ FORMAT.live_bits(513 - live);
+                assert_eq!(entry ^ change, other);
                 for entry in [entry, entry & FORMAT.revoked()] {
                     assert_eq!(FORMAT.decode(level, entry), Entry::Table { table, live });
                 }

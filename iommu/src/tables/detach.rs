@@ -18,14 +18,14 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
     /// A table that is taken as a whole is cut off at its parent and none of its
     /// leaves is touched; otherwise each leaf loses its rights. Either is one
     /// atomic AND, which leaves the entry in place for the step that follows.
-    #[inline(always)]
     pub(crate) fn detach(&self, place: &Place<'m>, keep: Option<Keep<'_>>) -> Option<Pages> {
         let mut hull = None;
         match place {
             Place::Leaves(part) => {
                 let gone = self.detach_leaves(part, keep, &mut hull);
                 if gone > 0 {
-                    self.set_live(part.parent, self.live(part.parent, 2) - gone);
+                    let live = self.live(part.parent, 2);
+                    self.set_live(part.parent, live, live - gone);
                 }
             }
             Place::Tables { root, pages } => {
@@ -69,7 +69,7 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
                         };
                         if below < live {
                             if below > 0 {
-                                self.set_live(slot, live - below);
+                                self.set_live(slot, live, live - below);
                             }
                             continue;
                         }
@@ -84,7 +84,6 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
     }
 
     /// Returns how many leaves went.
-    #[inline(always)]
     fn detach_leaves(
         &self,
         part: &LeafPart<'m>,

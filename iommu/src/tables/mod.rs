@@ -11,6 +11,7 @@ mod any;
 mod detach;
 mod format;
 mod harvest;
+mod leaving;
 mod map;
 mod pages;
 mod place;
@@ -25,6 +26,7 @@ pub use amd_v1::AmdV1;
 pub use any::AnyFormat;
 pub(crate) use detach::Keep;
 pub use format::{Entry, EntryFormat, Leaf};
+pub(crate) use leaving::{Leaves, Leaving, LoneLeaf};
 pub(crate) use pages::{Extent, Pages};
 pub(crate) use place::{LastTable, LeafPart, Place};
 pub(crate) use settle::{Detached, Show};
@@ -96,6 +98,12 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
             Entry::Leaf(leaf) => Some(leaf),
             Entry::Table { .. } | Entry::Empty => None,
         }
+    }
+
+    /// Whether there is evidence in `entry`, which is `leaf`, that a device wrote there.
+    #[inline]
+    fn is_written(&self, entry: u64, leaf: Leaf) -> bool {
+        leaf.access.writes() && entry & self.evidence != 0
     }
 
     /// The leaf over `page`, and the pages it spans.

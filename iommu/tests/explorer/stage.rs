@@ -325,8 +325,12 @@ impl EntryFormat for Watched<'_> {
         VtdSecondStageDirty.decode(level, entry)
     }
 
-    fn with_live(self, entry: u64, live: u64) -> u64 {
-        VtdSecondStageDirty.with_live(entry, live)
+    fn boundaries(self) -> [u64; 2] {
+        VtdSecondStageDirty.boundaries()
+    }
+
+    fn live_bits(self, live: u64) -> u64 {
+        VtdSecondStageDirty.live_bits(live)
     }
 
     fn is_attached(self, entry: u64) -> bool {

@@ -62,7 +62,7 @@ pub(crate) enum RigError {
 }
 
 /// The layer with all it stands on.
-type Layer = Iommu<'static, IdentityMemory, VtdUnit<MmioWindow, &'static IdentityMemory>>;
+type Layer = Iommu<'static, IdentityMemory, VtdUnit<'static, MmioWindow, IdentityMemory>>;
 
 /// Everything measured here is done to this.
 pub(crate) struct Rig {

@@ -7,15 +7,16 @@
 use std::collections::BTreeMap;
 use xtask::bench::{self, Record};
 
-/// What was reached, in instructions and locked operations, with a little room for
-/// another compiler.
-const REACHED: [(&str, u64, u64); 6] = [
-    ("map-4k", 450, 1),
-    ("unmap-4k", 620, 5),
-    ("unmap-4k-last", 1750, 6),
-    ("unmap-2m-small-leaves", 8000, 25),
-    ("unmap-2048-in-one-call", 13 * 2048, 81),
-    ("harvest-nothing-writable", 100, 0),
+/// What was reached, in instructions and locked operations, with a few per cent of room
+/// for another compiler.
+const REACHED: [(&str, u64, u64); 7] = [
+    ("map-4k", 360, 1),
+    ("unmap-4k", 400, 5),
+    ("unmap-4k-last", 1570, 6),
+    ("unmap-2m-small-leaves", 6000, 21),
+    ("unmap-2048-in-one-call", 10 * 2048, 81),
+    ("unmap-2048-in-one-call-scattered", 152 * 2048, 6149),
+    ("harvest-nothing-writable", 50, 0),
 ];
 
 #[test]

@@ -50,16 +50,16 @@ const LEVELS: u8 = 3;
 /// through `M`.
 ///
 /// Devices it was not told to attach cannot reach any memory.
-pub struct AmdUnit<R, M> {
+pub struct AmdUnit<'m, R, M> {
     registers: Registers<R>,
-    mem: M,
+    mem: &'m M,
     caches_absent: bool,
     table: Table,
-    queue: Queue,
+    queue: Queue<'m>,
     events: EventLog,
 }
 
-impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
+impl<R: Mmio, M: PhysMemory> AmdUnit<'_, R, M> {
     /// Drops what is cached of `device`'s entry and then everything that was
     /// translated by it.
     ///
@@ -72,12 +72,11 @@ impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
     }
 
     fn execute(&mut self, command: Command) -> Result<(), UnitError> {
-        self.queue
-            .execute(&self.registers, &self.mem, &[command.encode()])
+        self.queue.execute(&self.registers, &[command.encode()])
     }
 }
 
-impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<R, M> {
+impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<'_, R, M> {
     fn levels(&self) -> u8 {
         LEVELS
     }
@@ -101,14 +100,14 @@ impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<R, M> {
             domain,
         };
         self.block(device)?;
-        self.table.publish(&self.mem, device, entry)?;
+        self.table.publish(self.mem, device, entry)?;
         // The blocked entry may be cached. The translations go as well, so that a
         // domain number used before starts afresh.
         self.forget(device, domain)
     }
 
     fn block(&mut self, device: SourceId) -> Result<(), UnitError> {
-        match self.table.withdraw(&self.mem, device) {
+        match self.table.withdraw(self.mem, device) {
             Some(domain) => self.forget(device, domain),
             // Blocked before; but is it known that the invalidation succeeded?
             None => self.queue.health(),
@@ -128,7 +127,7 @@ impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<R, M> {
     }
 
     fn take_fault(&mut self) -> Option<DmaFault> {
-        self.events.take(&self.registers, &self.mem)
+        self.events.take(&self.registers, self.mem)
     }
 }
 

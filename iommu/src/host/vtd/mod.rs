@@ -54,19 +54,19 @@ use tables::{Tables, Target};
 /// through `M`.
 ///
 /// Devices it was not told to attach cannot reach any memory.
-pub struct VtdUnit<R, M> {
+pub struct VtdUnit<'m, R, M> {
     registers: Registers<R>,
-    mem: M,
+    mem: &'m M,
     pool: FramePool,
     capabilities: Capabilities,
     implementation: Implementation,
     translation: Translation,
     tables: Tables,
-    queue: Queue,
+    queue: Queue<'m>,
     faults: FaultReader,
 }
 
-impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
+impl<R: Mmio, M: PhysMemory> VtdUnit<'_, R, M> {
     /// What the unit said it can do, for the operator's log.
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
@@ -99,20 +99,20 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
         self.execute(invalidation::domain(self.translation, domain))
     }
 
+    #[inline(never)]
     fn execute(&mut self, descriptor: u128) -> Result<(), UnitError> {
-        self.queue
-            .execute(&self.registers, &self.mem, &[descriptor])
+        self.queue.execute(&self.registers, &[descriptor])
     }
 }
 
-impl<R, M> VtdUnit<R, M> {
+impl<R, M> VtdUnit<'_, R, M> {
     /// The format of the tables that it walks.
     pub fn format(&self) -> AnyFormat {
         self.translation.format()
     }
 }
 
-impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<R, M> {
+impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<'_, R, M> {
     fn levels(&self) -> u8 {
         self.translation.levels()
     }
@@ -147,30 +147,32 @@ impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<R, M> {
         };
         // The only step that can fail with the unit in good health comes first, so
         // that the device keeps its old translation then.
-        self.tables.reserve(&self.mem, &mut self.pool, device)?;
+        self.tables.reserve(self.mem, &mut self.pool, device)?;
         self.block(device)?;
-        self.tables.publish(&self.mem, device, target)?;
+        self.tables.publish(self.mem, device, target)?;
         // In caching mode the absence may be cached, under domain 0. The IOTLB is
         // cleaned as well, so that a domain number used before starts afresh.
         self.forget(device, 0, number)
     }
 
     fn block(&mut self, device: SourceId) -> Result<(), UnitError> {
-        match self.tables.withdraw(&self.mem, device) {
+        match self.tables.withdraw(self.mem, device) {
             Some(domain) => self.forget(device, domain, domain),
             // Blocked before; but is it known that the invalidation succeeded?
             None => self.queue.health(),
         }
     }
 
+    #[inline]
     fn invalidate(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError> {
         let domain = self.number(domain)?;
-        self.execute(match scope {
+        let descriptor = match scope {
             Scope::Pages(range) => {
                 invalidation::pages(self.translation, &self.capabilities, domain, range)
             }
             Scope::Domain => invalidation::domain(self.translation, domain),
-        })
+        };
+        self.queue.execute(&self.registers, &[descriptor])
     }
 
     fn take_fault(&mut self) -> Option<DmaFault> {
