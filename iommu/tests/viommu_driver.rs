@@ -9,7 +9,7 @@ use hv_core::memory::{Frame, FramePool, GuestMemory, PhysMemory};
 use hv_core::mmio::Mmio;
 use hv_core::testing::Arena;
 use hv_core::{Gfn, Gpa, Hpa};
-use iommu::host::vtd::{Implementation, VtdUnit as Driver};
+use iommu::host::vtd::{Implementation, VtdUnit};
 use iommu::space::{Access, Attachment};
 use iommu::unit::{DomainId, HostUnit, Scope};
 use iommu::viommu::Viommu;
@@ -48,12 +48,12 @@ impl PhysMemory for View {
     }
 }
 
-fn with_driver(test: impl FnOnce(&RefCell<Machine>, &mut Driver<'_, Window<'_>, View>)) {
+fn with_driver(test: impl FnOnce(&RefCell<Machine>, &mut VtdUnit<'_, Window<'_>, View>)) {
     let machine = RefCell::new(Machine::new());
     let view = View(machine.borrow().view());
     let pool = FramePool::new(Hpa::new(48 << 12), 8);
     let mut driver =
-        Driver::start(Window(&machine), &view, pool, Implementation::Hardware).unwrap();
+        VtdUnit::start(Window(&machine), &view, pool, Implementation::Hardware).unwrap();
     {
         let machine = machine.borrow();
         for table in [TABLE_A, TABLE_B] {

@@ -8,7 +8,7 @@ use hv_core::testing::Arena;
 use iommu::Iova;
 use iommu::space::{Access, Mapping};
 use iommu::viommu::Viommu;
-use iommu::viommu::vtd::VtdUnit;
+use iommu::viommu::vtd::VtdViommu;
 use proptest::prelude::*;
 use viommu_support::*;
 
@@ -120,7 +120,7 @@ proptest! {
                 }
                 Action::Migrate => {
                     let state = machine.unit.save();
-                    machine.unit = VtdUnit::new(&config());
+                    machine.unit = VtdViommu::new(&config());
                     machine.space = FakeSpace::new();
                     machine.space.max_pages = 600;
                     prop_assert_eq!(machine.unit.restore(&state), Ok(()));

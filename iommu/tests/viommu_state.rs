@@ -6,7 +6,7 @@ mod viommu_support;
 
 use iommu::Iova;
 use iommu::space::{Access, Attachment};
-use iommu::viommu::vtd::{VtdConfig, VtdState, VtdUnit};
+use iommu::viommu::vtd::{VtdConfig, VtdState, VtdViommu};
 use iommu::viommu::{Passthroughs, StateError, Viommu};
 use iommu::vtd::registers::{CCMD, GCMD, IECTL, IQT, RTADDR};
 use iommu::vtd::{AddressWidth, ContextCacheScope, Descriptor, Global, IotlbScope};
@@ -17,7 +17,7 @@ use zerocopy::{FromBytes, IntoBytes};
 /// host side.
 fn migrate(machine: &mut Machine, state: &VtdState) -> Result<(), StateError> {
     let bytes = state.as_bytes().to_vec();
-    machine.unit = VtdUnit::new(&config());
+    machine.unit = VtdViommu::new(&config());
     machine.space = FakeSpace::new();
     let arrived = VtdState::read_from_bytes(&bytes).unwrap();
     machine.unit.restore(&arrived)
@@ -114,7 +114,7 @@ fn a_unit_that_was_in_use_forgets_its_former_life() {
     machine.settle();
     assert!(machine.pages(NIC).is_empty(), "the shadow is built anew");
 
-    let fresh = VtdUnit::new(&config()).save();
+    let fresh = VtdViommu::new(&config()).save();
     machine.unit.restore(&fresh).unwrap();
     machine.settle();
     assert_eq!(machine.place(NIC), Attachment::Identity);
@@ -127,15 +127,15 @@ fn state_of_another_version_or_configuration_is_refused() {
     let mut bytes = state.as_bytes().to_vec();
     bytes[0] = 2;
     let other = VtdState::read_from_bytes(&bytes).unwrap();
-    let mut unit = VtdUnit::new(&config());
+    let mut unit = VtdViommu::new(&config());
     assert_eq!(unit.restore(&other), Err(StateError::Version(2)));
 
-    let mut wide = VtdUnit::new(&VtdConfig {
+    let mut wide = VtdViommu::new(&VtdConfig {
         width: AddressWidth::Bits48,
         ..config()
     });
     assert_eq!(wide.restore(&state), Err(StateError::Configuration));
-    let mut lonely = VtdUnit::new(&VtdConfig {
+    let mut lonely = VtdViommu::new(&VtdConfig {
         devices: Passthroughs::new(),
         ..config()
     });
@@ -152,7 +152,7 @@ fn a_flipped_bit_is_refused_or_restored_exactly() {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         let state = VtdState::read_from_bytes(&flipped).unwrap();
-        let mut unit = VtdUnit::new(&config());
+        let mut unit = VtdViommu::new(&config());
         let reset = unit.save();
         match unit.restore(&state) {
             Ok(()) => assert_eq!(unit.save(), state),

@@ -3,7 +3,7 @@
 mod virtio_support;
 
 use iommu::layer::MapError;
-use iommu::viommu::virtio::{MAPPING_BYTES, VirtioState, VirtioUnit};
+use iommu::viommu::virtio::{MAPPING_BYTES, VirtioIommu, VirtioState};
 use iommu::viommu::{Passthroughs, StateError, Viommu};
 use virtio_support::*;
 use zerocopy::{FromBytes, IntoBytes};
@@ -83,14 +83,14 @@ fn state_of_another_version_or_configuration_is_refused() {
     let mut bytes = state.as_bytes().to_vec();
     bytes[0] = 2;
     let other = VirtioState::read_from_bytes(&bytes).unwrap();
-    let mut unit = VirtioUnit::new(&config());
+    let mut unit = VirtioIommu::new(&config());
     assert_eq!(unit.restore(&other), Err(StateError::Version(2)));
     let mut wide = config();
     wide.width = 48;
     let mut lonely = config();
     lonely.devices = Passthroughs::new();
     for config in [wide, lonely] {
-        let mut unit = VirtioUnit::new(&config);
+        let mut unit = VirtioIommu::new(&config);
         assert_eq!(unit.restore(&state), Err(StateError::Configuration));
     }
 }
@@ -99,13 +99,13 @@ fn state_of_another_version_or_configuration_is_refused() {
 fn a_flipped_bit_is_refused_or_restored_exactly() {
     let mut machine = busy();
     let bytes = machine.unit.save().as_bytes().to_vec();
-    let reset = VirtioUnit::new(&config()).save();
+    let reset = VirtioIommu::new(&config()).save();
     let mut refused = 0;
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         let state = VirtioState::read_from_bytes(&flipped).unwrap();
-        let mut unit = VirtioUnit::new(&config());
+        let mut unit = VirtioIommu::new(&config());
         match unit.restore(&state) {
             Ok(()) => assert_eq!(unit.save(), state),
             Err(_) => {

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  image, images -> the ELF files     run -> two QEMU processes, watched
-//!  qemu          -> the emulator      events, ledger -> what they said (observation)
+//!  qemu, gdb     -> the programs      events, ledger -> what they said (observation)
 //!                                     verdict -> whether that is a success
 //!                                     report  -> the table and the JSON
 //!  linux         -> a stock kernel as the guest (debian -> its packages)
@@ -18,6 +18,7 @@ pub mod cpio;
 pub mod debian;
 pub mod events;
 pub mod exits;
+pub mod gdb;
 pub mod image;
 pub mod images;
 pub mod iommu;
@@ -34,6 +35,7 @@ pub mod run;
 pub mod sabotage;
 pub mod shell;
 pub mod site;
+mod system;
 pub mod tail;
 pub mod units;
 pub mod verdict;

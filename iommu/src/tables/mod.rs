@@ -54,6 +54,8 @@ pub(crate) struct Tables<'m, M, F> {
     /// The bits of a leaf any of which is evidence that a device wrote there; all
     /// of them where every page mapped writable counts.
     pub(crate) evidence: u64,
+    /// Whether a writable leaf that was taken out by itself counts as written.
+    pub(crate) altered_counts: bool,
     /// The bits that a new leaf has set although no device used it.
     pub(crate) preset: u64,
 }
@@ -98,12 +100,6 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
             Entry::Leaf(leaf) => Some(leaf),
             Entry::Table { .. } | Entry::Empty => None,
         }
-    }
-
-    /// Whether there is evidence in `entry`, which is `leaf`, that a device wrote there.
-    #[inline]
-    fn is_written(&self, entry: u64, leaf: Leaf) -> bool {
-        leaf.access.writes() && entry & self.evidence != 0
     }
 
     /// The leaf over `page`, and the pages it spans.

@@ -146,6 +146,13 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
         slots.len()
     }
 
+    /// Whether a leaf that was taken out, itself or with its table, shows a write.
+    #[inline(always)]
+    fn is_written(&self, entry: u64, leaf: Leaf) -> bool {
+        let altered = || self.altered_counts && !self.format.is_attached(entry);
+        leaf.access.writes() && (entry & self.evidence != 0 || altered())
+    }
+
     /// Gives back a table that has no entries in use.
     fn give_back_empty(&self, pool: &mut FramePool, table: Hpa) {
         if self.format.hardware_writes() {

@@ -49,6 +49,10 @@ impl EntryFormat for VtdSecondStageDirty {
         VtdSecondStage.live_bits(live)
     }
 
+    fn live_wraps(self) -> u64 {
+        VtdSecondStage.live_wraps()
+    }
+
     fn is_attached(self, entry: u64) -> bool {
         VtdSecondStage.is_attached(entry)
     }

@@ -69,6 +69,10 @@ impl EntryFormat for VtdFirstStage {
         VtdSecondStage.live_bits(live)
     }
 
+    fn live_wraps(self) -> u64 {
+        VtdSecondStage.live_wraps()
+    }
+
     fn is_attached(self, entry: u64) -> bool {
         entry & PRESENT != 0
     }

@@ -1,7 +1,7 @@
 //! Whatever model a guest was given.
 
-use super::virtio::{self, Cursor, VirtioConfig, VirtioState, VirtioUnit};
-use super::vtd::{self, VtdConfig, VtdState, VtdUnit};
+use super::virtio::{self, Cursor, VirtioConfig, VirtioIommu, VirtioState};
+use super::vtd::{self, VtdConfig, VtdState, VtdViommu};
 use super::{Msi, Passthroughs, Service, StateError, Viommu};
 use crate::Iova;
 use crate::space::{DmaSpace, SpaceError};
@@ -58,9 +58,9 @@ impl Kind {
 #[derive(Debug)]
 pub enum AnyViommu {
     /// Intel VT-d.
-    Vtd(VtdUnit),
+    Vtd(VtdViommu),
     /// virtio-iommu.
-    Virtio(VirtioUnit),
+    Virtio(VirtioIommu),
 }
 
 /// The state of a model of either kind.
@@ -104,8 +104,8 @@ impl AnyViommu {
     /// A model as after power on, for IOVAs of `width` bits.
     pub fn new(kind: Kind, width: AddressWidth, devices: Passthroughs) -> Self {
         match kind {
-            Kind::Vtd => Self::Vtd(VtdUnit::new(&VtdConfig { width, devices })),
-            Kind::Virtio => Self::Virtio(VirtioUnit::new(&VirtioConfig {
+            Kind::Vtd => Self::Vtd(VtdViommu::new(&VtdConfig { width, devices })),
+            Kind::Virtio => Self::Virtio(VirtioIommu::new(&VirtioConfig {
                 width: width.bits(),
                 devices,
             })),
@@ -120,7 +120,7 @@ impl AnyViommu {
         }
     }
 
-    /// See [`VtdUnit::translate`]. A model whose guest keeps no tables cannot tell.
+    /// See [`VtdViommu::translate`]. A model whose guest keeps no tables cannot tell.
     pub fn translate<M: PhysMemory>(
         &self,
         guest: &GuestMemory<'_, M>,
@@ -134,7 +134,7 @@ impl AnyViommu {
         }
     }
 
-    /// See [`VirtioUnit::save_mappings`]. A model whose guest keeps the tables
+    /// See [`VirtioIommu::save_mappings`]. A model whose guest keeps the tables
     /// itself has none to save.
     pub fn save_mappings(
         &self,
@@ -148,7 +148,7 @@ impl AnyViommu {
         }
     }
 
-    /// See [`VirtioUnit::restore_mappings`].
+    /// See [`VirtioIommu::restore_mappings`].
     pub fn restore_mappings(
         &mut self,
         space: &mut impl DmaSpace,

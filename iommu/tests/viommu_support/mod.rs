@@ -22,7 +22,7 @@ use iommu::space::{
     Access, Attachment, DmaSpace, MAX_REPLACE, Mapping, Piece, Region, Replaced, SpaceError,
 };
 use iommu::unit::{DomainId, SourceId, UnitError};
-use iommu::viommu::vtd::{VtdConfig, VtdUnit};
+use iommu::viommu::vtd::{VtdConfig, VtdViommu};
 use iommu::viommu::{Passthrough, Passthroughs, Service, Viommu};
 use iommu::vtd::registers::{GCMD, GSTS, IQA, IQH, IQT, RTADDR};
 use iommu::vtd::{
@@ -206,7 +206,7 @@ pub struct Machine {
     arena: &'static Arena,
     log: &'static DirtyLog<'static>,
     pub memory: GuestMemory<'static, Arena>,
-    pub unit: VtdUnit,
+    pub unit: VtdViommu,
     pub space: FakeSpace,
 }
 
@@ -247,7 +247,7 @@ impl Machine {
             memory: memory(arena, log),
             arena,
             log,
-            unit: VtdUnit::new(&VtdConfig { width, ..config() }),
+            unit: VtdViommu::new(&VtdConfig { width, ..config() }),
             space: FakeSpace::new(),
         }
     }

@@ -18,7 +18,7 @@ use hv_core::{Gfn, Gpa, Hpa, PAGE_SIZE};
 use iommu::space::{Attachment, DmaSpace, Piece};
 use iommu::tables::VtdSecondStage;
 use iommu::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
-use iommu::viommu::virtio::{Cursor, Features, VirtioConfig, VirtioState, VirtioUnit};
+use iommu::viommu::virtio::{Cursor, Features, VirtioConfig, VirtioIommu, VirtioState};
 use iommu::viommu::{Passthrough, Passthroughs, Service, StateError, Viommu};
 use iommu::{Iommu, Iova, Parts};
 use std::cell::RefCell;
@@ -157,7 +157,7 @@ pub struct Machine {
     arena: &'static Arena,
     pub memory: &'static GuestMemory<'static, Arena>,
     pub log: &'static DirtyLog<'static>,
-    pub unit: VirtioUnit,
+    pub unit: VirtioIommu,
     pub space: Layer,
     pub calls: Willing,
     pub requests: Queue,
@@ -224,7 +224,7 @@ impl Machine {
             arena,
             memory,
             log,
-            unit: VirtioUnit::new(&config()),
+            unit: VirtioIommu::new(&config()),
             calls,
             requests: Queue::new(REQUESTS, 0x1000),
             events: Queue::new(EVENTS, 0x2000),
@@ -549,7 +549,7 @@ impl Machine {
     pub fn arrive(&mut self, state: &[u8], portions: &[Vec<u8>]) -> Result<(), StateError> {
         self.calls = Willing::default();
         self.space = layer(self.arena, self.memory, &self.calls, TABLES);
-        self.unit = VirtioUnit::new(&config());
+        self.unit = VirtioIommu::new(&config());
         // A destination has its devices somewhere before the guest arrives.
         self.settle();
         let state = VirtioState::read_from_bytes(state).unwrap();

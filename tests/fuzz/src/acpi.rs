@@ -1,13 +1,22 @@
 //! Tables of firmware that is broken or lies.
 
 use iommu::dmar::Dmar;
+use iommu::ivrs::Ivrs;
 use iommu::unit::SourceId;
 use strandline_rt::acpi::{DMAR, Tables};
 use strandline_rt::physical::{ReadPhys, Unreadable};
 
+pub(crate) fn dmar(input: &[u8]) {
+    as_it_is_and_sealed(input, read_dmar);
+}
+
+pub(crate) fn ivrs(input: &[u8]) {
+    as_it_is_and_sealed(input, read_ivrs);
+}
+
 /// The table as it is, and once more with a checksum that is right, so that what
 /// is behind it is looked at.
-pub(crate) fn dmar(input: &[u8]) {
+fn as_it_is_and_sealed(input: &[u8], read: fn(&[u8])) {
     read(input);
     let mut sealed = input.to_vec();
     if let Some(length) = sealed.get_mut(4..8) {
@@ -17,7 +26,7 @@ pub(crate) fn dmar(input: &[u8]) {
     read(&sealed);
 }
 
-fn read(bytes: &[u8]) {
+fn read_dmar(bytes: &[u8]) {
     let Ok(table) = Dmar::parse(bytes) else {
         return;
     };
@@ -27,6 +36,18 @@ fn read(bytes: &[u8]) {
     // Every structure takes bytes of the table: the iterators come to an end.
     let found = scopes.chain(others).filter_map(|scope| scope.endpoint());
     assert!(found.count() <= bytes.len());
+    for device in [0, 0xf8, u16::MAX] {
+        let _ = table.unit_for(0, SourceId::new(device));
+    }
+}
+
+fn read_ivrs(bytes: &[u8]) {
+    let Ok(table) = Ivrs::parse(bytes) else {
+        return;
+    };
+    // Every structure takes bytes of the table: the iterators come to an end.
+    let found = table.units().count() + table.reserved_regions().count();
+    assert!(found <= bytes.len());
     for device in [0, 0xf8, u16::MAX] {
         let _ = table.unit_for(0, SourceId::new(device));
     }
@@ -72,7 +93,7 @@ pub(crate) fn tables(input: &[u8]) {
             let _ = tables.pm_timer();
             let mut buffer = [0; 512];
             if let Ok(table) = tables.copy(DMAR, &mut buffer) {
-                read(table);
+                read_dmar(table);
             }
         }
     }

@@ -15,6 +15,7 @@ pub mod mutate;
 mod seed;
 mod stream;
 mod unit;
+mod vfio;
 mod viommu;
 mod virtio;
 
@@ -28,7 +29,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     Target {
         name: "viommu",
         run: viommu::run,
@@ -38,12 +39,20 @@ pub const TARGETS: [Target; 7] = [
         run: virtio::run,
     },
     Target {
+        name: "vfio",
+        run: vfio::run,
+    },
+    Target {
         name: "seed",
         run: seed::run,
     },
     Target {
         name: "dmar",
         run: acpi::dmar,
+    },
+    Target {
+        name: "ivrs",
+        run: acpi::ivrs,
     },
     Target {
         name: "acpi",

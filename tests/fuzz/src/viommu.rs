@@ -8,7 +8,7 @@ use hv_core::memory::GuestMemory;
 use hv_core::testing::Arena;
 use iommu::Iova;
 use iommu::unit::SourceId;
-use iommu::viommu::vtd::{VtdConfig, VtdState, VtdUnit};
+use iommu::viommu::vtd::{VtdConfig, VtdState, VtdViommu};
 use iommu::viommu::{Passthrough, Passthroughs, Service, Viommu};
 use iommu::vtd::registers::{GCMD, IQA, IQT, RTADDR};
 use iommu::vtd::{AddressWidth, ContextEntry, Global, RootEntry, TranslationType};
@@ -28,7 +28,7 @@ const STEPS: u32 = 200_000;
 
 pub(crate) fn run(input: &[u8]) {
     with_layer(|mut layer, guest| {
-        let mut unit = VtdUnit::new(&config());
+        let mut unit = VtdViommu::new(&config());
         start(&mut unit, guest);
         let mut input = Input::new(input);
         while !input.is_empty() {
@@ -79,7 +79,7 @@ pub(crate) fn run(input: &[u8]) {
 }
 
 /// Saved state with some bytes changed: it is refused, or it works.
-fn restore(unit: &mut VtdUnit, input: &mut Input<'_>) {
+fn restore(unit: &mut VtdViommu, input: &mut Input<'_>) {
     let mut state = unit.save();
     let bytes = state.as_mut_bytes();
     for _ in 0..input.u8() % 4 {
@@ -89,7 +89,7 @@ fn restore(unit: &mut VtdUnit, input: &mut Input<'_>) {
     let Ok(state) = VtdState::read_from_bytes(bytes) else {
         return;
     };
-    let mut next = VtdUnit::new(&config());
+    let mut next = VtdViommu::new(&config());
     if next.restore(&state).is_ok() {
         *unit = next;
     }
@@ -105,7 +105,7 @@ fn config() -> VtdConfig {
 }
 
 /// What a driver does at first: one device, in a domain of its own.
-fn start(unit: &mut VtdUnit, guest: &GuestMemory<'_, Arena>) {
+fn start(unit: &mut VtdViommu, guest: &GuestMemory<'_, Arena>) {
     let root = RootEntry {
         context_table: CONTEXT << 12,
     };

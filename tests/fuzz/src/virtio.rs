@@ -9,7 +9,7 @@ use hv_core::testing::Arena;
 use iommu::Iova;
 use iommu::unit::SourceId;
 use iommu::viommu::virtio::{
-    Cursor, Features, MAPPING_BYTES, VirtioConfig, VirtioState, VirtioUnit,
+    Cursor, Features, MAPPING_BYTES, VirtioConfig, VirtioIommu, VirtioState,
 };
 use iommu::viommu::{Passthrough, Passthroughs, Service, Viommu};
 use zerocopy::{FromBytes, IntoBytes};
@@ -31,7 +31,7 @@ const STEPS: u32 = 200_000;
 
 pub(crate) fn run(input: &[u8]) {
     with_layer(|mut layer, guest| {
-        let mut unit = VirtioUnit::new(&config());
+        let mut unit = VirtioIommu::new(&config());
         start(&mut unit);
         let mut input = Input::new(input);
         let mut sent = [0u16; 2];
@@ -120,7 +120,7 @@ fn offer(guest: &GuestMemory<'_, Arena>, queue: usize, sent: &mut [u16; 2], head
 }
 
 /// Saved state and mappings with some bytes changed: they are refused, or work.
-fn restore(unit: &mut VirtioUnit, layer: &mut Layer<'_>, input: &mut Input<'_>) {
+fn restore(unit: &mut VirtioIommu, layer: &mut Layer<'_>, input: &mut Input<'_>) {
     let mut state = unit.save();
     let mut mappings = [0; 8 * MAPPING_BYTES];
     let length = unit.save_mappings(layer, &mut Cursor::default(), &mut mappings);
@@ -149,7 +149,7 @@ fn config() -> VirtioConfig {
 }
 
 /// What a driver does at first.
-fn start(unit: &mut VirtioUnit) {
+fn start(unit: &mut VirtioIommu) {
     let mut write = |offset: u64, value: u64| unit.write(offset, 4, value);
     write(0x70, 3);
     for half in 0..2 {

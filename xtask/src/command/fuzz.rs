@@ -17,7 +17,8 @@ pub(crate) struct Args {
     /// Where the mutations start from
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Only this target: viommu, virtio, seed, dmar, acpi, stream or elf
+    /// Only this target: viommu, virtio, vfio, seed, dmar, ivrs, acpi, stream or
+    /// elf
     target: Option<String>,
 }
 

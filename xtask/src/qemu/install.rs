@@ -2,6 +2,7 @@
 
 use super::apt::{Source, candidate};
 use super::{OLDEST, Version};
+use crate::system::{System, apt_get};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,16 +19,10 @@ const BACKPORTS_SOURCE: &str = "/etc/apt/sources.list.d/strandline-backports.sou
 /// It cannot be done here; the message says what to do by hand.
 pub(super) fn install() -> Result<()> {
     let system = System::read();
-    if !system.has_apt {
-        bail!("install QEMU {OLDEST} or newer with this system's package manager");
-    }
-    if !rustix::process::geteuid().is_root() {
-        bail!(
-            "run this as root, then try again:\n  {}",
-            system.command_by_hand()
-        );
-    }
-
+    system.may_install(
+        &format!("QEMU {OLDEST} or newer"),
+        &command_by_hand(&system),
+    )?;
     apt_get(&["update"])?;
     let offered = offered()?;
     if offered.is_some_and(|version| version >= OLDEST) {
@@ -53,37 +48,13 @@ pub(super) fn install() -> Result<()> {
     ])
 }
 
-/// What the operating system says about itself in `os-release(5)`.
-struct System {
-    has_apt: bool,
-    codename: String,
-}
-
-impl System {
-    fn read() -> Self {
-        let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
-        let value = |key: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
-                .map(|value| value.trim_matches('"').to_owned())
-                .unwrap_or_default()
-        };
-        let family = format!("{} {}", value("ID"), value("ID_LIKE"));
-        Self {
-            has_apt: family
-                .split(' ')
-                .any(|name| name == "debian" || name == "ubuntu"),
-            codename: value("VERSION_CODENAME"),
-        }
-    }
-
-    fn command_by_hand(&self) -> String {
-        let target = match self.codename.as_str() {
-            "bookworm" => format!("-t {BACKPORTS} "),
-            _ => String::new(),
-        };
-        format!("apt-get install --no-install-recommends {target}{PACKAGE}")
-    }
+/// What to type where this may not be done.
+fn command_by_hand(system: &System) -> String {
+    let target = match system.codename.as_str() {
+        "bookworm" => format!("-t {BACKPORTS} "),
+        _ => String::new(),
+    };
+    format!("apt-get install --no-install-recommends {target}{PACKAGE}")
 }
 
 /// The version that the configured sources offer.
@@ -134,24 +105,4 @@ impl Drop for TemporarySource {
             eprintln!("warning: please remove {BACKPORTS_SOURCE} by hand: {error}");
         }
     }
-}
-
-/// Runs apt-get, saying so; its own output is shown only when it fails.
-fn apt_get(arguments: &[&str]) -> Result<()> {
-    eprintln!("apt-get {}", arguments.join(" "));
-    let output = Command::new("apt-get")
-        .args(["-y", "-q"])
-        .args(arguments)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .output()
-        .context("cannot run apt-get")?;
-    if !output.status.success() {
-        bail!(
-            "apt-get {} failed:\n{}{}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(())
 }

@@ -5,7 +5,7 @@
 //! where they are. They may be many, hence a stream of records in portions of any
 //! size; no portion takes memory at either end but the tables themselves.
 
-use super::VirtioUnit;
+use super::VirtioIommu;
 use super::config::last_input;
 use super::property::DOORBELL;
 use super::work::Task;
@@ -47,7 +47,7 @@ struct Record {
     gfn: U64,
 }
 
-impl VirtioUnit {
+impl VirtioIommu {
     /// Fills the front of `to` with records of the mappings from `cursor` on,
     /// moves it behind them, and returns their length: 0 when there are no more.
     /// (`to` has room for one at least.)

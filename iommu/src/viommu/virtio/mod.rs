@@ -78,7 +78,7 @@ pub struct VirtioConfig {
 
 /// The emulated unit.
 #[derive(Debug)]
-pub struct VirtioUnit {
+pub struct VirtioIommu {
     width: u8,
     registers: Registers,
     endpoints: Endpoints,
@@ -93,7 +93,7 @@ pub struct VirtioUnit {
     held_back: HeldBack<(DomainId, IovaRange)>,
 }
 
-impl VirtioUnit {
+impl VirtioIommu {
     /// A unit as after power on. Its devices are attached by the first
     /// [`Viommu::service`].
     pub fn new(config: &VirtioConfig) -> Self {
@@ -141,7 +141,7 @@ impl VirtioUnit {
     }
 }
 
-impl Viommu for VirtioUnit {
+impl Viommu for VirtioIommu {
     type State = VirtioState;
 
     fn read(&self, offset: u64, width: u8) -> u64 {
@@ -194,7 +194,7 @@ impl Viommu for VirtioUnit {
         state::save(self)
     }
 
-    /// The mappings are apart: see [`VirtioUnit::restore_mappings`].
+    /// The mappings are apart: see [`VirtioIommu::restore_mappings`].
     fn restore(&mut self, state: &VirtioState) -> Result<(), StateError> {
         let (registers, memberships) = state::restored(self, state)?;
         self.registers = registers;

@@ -4,7 +4,7 @@
 //! Virtio 1.2, section 5.13.6; where several statuses would do, the order of the
 //! checks below decides.
 
-use super::VirtioUnit;
+use super::VirtioIommu;
 use super::config::{LAST_DOMAIN, last_input};
 use super::endpoints::{Change, Membership};
 use super::property::DOORBELL;
@@ -16,7 +16,7 @@ use crate::{Iova, IovaRange};
 use hv_core::memory::{GuestMemory, PhysMemory};
 use hv_core::{Gfn, PAGE_SHIFT, PAGE_SIZE};
 
-impl VirtioUnit {
+impl VirtioIommu {
     /// Checks a request against what there is. What only the host side can tell is
     /// told by the task.
     pub(super) fn plan<M: PhysMemory>(

@@ -4,7 +4,7 @@
 //! the queues were worked off. A request that is being carried out is still in its
 //! queue.
 
-use super::VirtioUnit;
+use super::VirtioIommu;
 use super::config::LAST_DOMAIN;
 use super::endpoints::Membership;
 use super::registers::{DeviceStatus, Interrupt, QUEUES, Queue, Registers};
@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// The layout's version.
 pub const STATE_VERSION: u32 = 1;
 
-/// [`VirtioUnit`]'s state: little-endian, without padding, the same on all machines.
+/// [`VirtioIommu`]'s state: little-endian, without padding, the same on all machines.
 #[derive(
     Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]
@@ -130,7 +130,7 @@ impl QueueState {
 }
 
 /// The state of `unit`.
-pub(super) fn save(unit: &VirtioUnit) -> VirtioState {
+pub(super) fn save(unit: &VirtioIommu) -> VirtioState {
     let registers = &unit.registers;
     let endpoint = |index: usize| unit.endpoints.all().get(index);
     let guest_id = |index| endpoint(index).map_or(0, |it| it.ids.guest.raw());
@@ -160,7 +160,7 @@ pub(super) type Memberships = [Option<Membership>; MAX_DEVICES];
 
 /// The registers and memberships in `state`, if `unit` can have come to them.
 pub(super) fn restored(
-    unit: &VirtioUnit,
+    unit: &VirtioIommu,
     state: &VirtioState,
 ) -> Result<(Registers, Memberships), StateError> {
     if state.version != STATE_VERSION {
@@ -194,7 +194,7 @@ pub(super) fn restored(
     Ok((registers, memberships(unit, state)?))
 }
 
-fn memberships(unit: &VirtioUnit, state: &VirtioState) -> Result<Memberships, StateError> {
+fn memberships(unit: &VirtioIommu, state: &VirtioState) -> Result<Memberships, StateError> {
     let malformed = StateError::Register("an endpoint's domain");
     let mut all = Memberships::default();
     for (index, member) in state.members.iter().enumerate() {

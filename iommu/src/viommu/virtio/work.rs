@@ -4,7 +4,7 @@
 //! A request stays in the available ring until it is answered, so one whose work
 //! is dropped half way (save, restore) is found there again.
 
-use super::VirtioUnit;
+use super::VirtioIommu;
 use super::endpoints::{Change, Settled, empty_some, rest_of, step_of};
 use super::property::{PROBE_SIZE, properties};
 use super::registers::{Interrupt, REQUESTS};
@@ -51,7 +51,7 @@ impl Job {
     }
 }
 
-impl Stepwise for VirtioUnit {
+impl Stepwise for VirtioIommu {
     type Job = Job;
 
     fn job(&self) -> Option<Job> {
@@ -160,7 +160,7 @@ impl Stepwise for VirtioUnit {
     }
 }
 
-impl VirtioUnit {
+impl VirtioIommu {
     /// Looks at the oldest request: answers it, or makes a job of it.
     fn take<M: PhysMemory>(
         &mut self,

@@ -69,7 +69,7 @@ pub struct VtdConfig {
 
 /// The emulated unit.
 #[derive(Debug)]
-pub struct VtdUnit {
+pub struct VtdViommu {
     width: AddressWidth,
     registers: Registers,
     shadows: Shadows,
@@ -84,7 +84,7 @@ pub struct VtdUnit {
     held_back: HeldBack<IotlbScope>,
 }
 
-impl VtdUnit {
+impl VtdViommu {
     /// A unit as after reset. Its devices are attached by the first
     /// [`Viommu::service`].
     pub fn new(config: &VtdConfig) -> Self {
@@ -145,7 +145,7 @@ impl VtdUnit {
     }
 }
 
-impl Viommu for VtdUnit {
+impl Viommu for VtdViommu {
     type State = VtdState;
 
     fn read(&self, offset: u64, width: u8) -> u64 {

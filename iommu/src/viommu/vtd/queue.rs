@@ -15,7 +15,7 @@
 //!                       the dirty log)       that
 //! ```
 
-use super::VtdUnit;
+use super::VtdViommu;
 use super::capability::MAX_ADDRESS_MASK;
 use super::registers::{BUSY, CCMD_DONE, IOTLB_DONE, Registers};
 use super::walk::is_mapped;
@@ -36,7 +36,7 @@ pub(super) enum Fetched {
     Malformed,
 }
 
-impl VtdUnit {
+impl VtdViommu {
     /// Reads the descriptor at the head and carries it out as far as no job is
     /// needed.
     pub(super) fn fetch<M: PhysMemory>(&mut self, guest: &GuestMemory<'_, M>) -> Fetched {

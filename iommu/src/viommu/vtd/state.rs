@@ -4,7 +4,7 @@
 //! Which host domain a device uses is not part of it: the destination finds that
 //! out from the guest's tables.
 
-use super::VtdUnit;
+use super::VtdViommu;
 use super::event::Event;
 use super::faults::{FaultRegisters, RECORDS};
 use super::registers::{
@@ -20,7 +20,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// The layout's version.
 pub const STATE_VERSION: u32 = 1;
 
-/// [`VtdUnit`]'s state: little-endian, without padding, the same on all machines.
+/// [`VtdViommu`]'s state: little-endian, without padding, the same on all machines.
 #[derive(
     Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]
@@ -111,7 +111,7 @@ impl EventState {
 }
 
 /// The state of `unit`.
-pub(super) fn save(unit: &VtdUnit) -> VtdState {
+pub(super) fn save(unit: &VtdViommu) -> VtdState {
     let registers = &unit.registers;
     let faults = &registers.faults;
     let devices = unit.shadows.devices();
@@ -149,7 +149,7 @@ pub(super) fn save(unit: &VtdUnit) -> VtdState {
 }
 
 /// The registers in `state`, if `unit` can have come to them.
-pub(super) fn registers(unit: &VtdUnit, state: &VtdState) -> Result<Registers, StateError> {
+pub(super) fn registers(unit: &VtdViommu, state: &VtdState) -> Result<Registers, StateError> {
     if state.version != STATE_VERSION {
         return Err(StateError::Version(state.version.get()));
     }

@@ -1,6 +1,6 @@
 //! The unit's work, in bounded steps: see [`crate::viommu::steps`].
 
-use super::VtdUnit;
+use super::VtdViommu;
 use super::queue::Fetched;
 use super::registers::BUSY;
 use super::walk::{GuestTable, PageRun, context};
@@ -124,7 +124,7 @@ enum Request {
     Descriptor,
 }
 
-impl Stepwise for VtdUnit {
+impl Stepwise for VtdViommu {
     type Job = Job;
 
     fn job(&self) -> Option<Job> {
@@ -166,7 +166,7 @@ impl Stepwise for VtdUnit {
     }
 }
 
-impl VtdUnit {
+impl VtdViommu {
     fn request(&self) -> Option<Request> {
         let registers = &self.registers;
         let changes = registers.wanted ^ registers.status;
