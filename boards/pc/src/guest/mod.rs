@@ -15,6 +15,7 @@
 //! A second CPU of the guest is served before, in the same way ([`others`]).
 
 mod build;
+mod console;
 mod destination;
 mod device;
 mod exits;
@@ -27,6 +28,7 @@ pub use unit::UNIT_FRAMES;
 
 use crate::events;
 use crate::worker::Worker;
+use console::Console;
 use device::Assigned;
 use exits::ExitReport;
 use heapless::Vec;
@@ -46,7 +48,6 @@ use migration::VmError;
 use migration::stream::{MAX_SECTIONS, SectionId, SectionInfo};
 use strandline_rt::interrupts::VectorSet;
 use strandline_rt::physical::IdentityMemory;
-use strandline_rt::serial::Serial;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Where the guest finds its IOMMU.
@@ -122,7 +123,7 @@ pub struct Guest<'m> {
     /// How far the mappings were saved that the vIOMMU alone knows of.
     saved: Cursor,
     device: Assigned<'m>,
-    console: Serial,
+    console: Console<'m>,
     /// The physical CPU that the guest's second one is on.
     worker: Option<Worker<'m>>,
     /// How the stream names the guest's parts.
@@ -220,7 +221,7 @@ impl<'m> Guest<'m> {
             &mut self.vm,
             &mut Outside {
                 mmio: &mut regions,
-                console: &mut |byte| console.write_bytes(&[byte]),
+                console: &mut |byte| console.send(byte),
             },
         )
     }
@@ -237,11 +238,21 @@ impl<'m> Guest<'m> {
         self.signal_device(vectors);
     }
 
+    /// Waits for the guest to end a line on its console with `word`.
+    pub fn wait_for_cue(&mut self, word: &'m str) {
+        self.console.wait_for(word);
+    }
+
+    /// Whether it did since the last call.
+    pub fn take_cue(&mut self) -> bool {
+        self.console.take_cue()
+    }
+
     /// Hands the guest's serial port what was typed, as far as it has room. The rest
     /// waits in the real port, and behind it.
     fn receive_console_input(&mut self) {
         while self.vm.platform().can_receive()
-            && let Some(byte) = self.console.read_byte()
+            && let Some(byte) = self.console.port.read_byte()
         {
             // There is room.
             let _ = self.vm.platform().receive(byte);
