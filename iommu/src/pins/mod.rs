@@ -344,6 +344,41 @@ mod tests {
     }
 
     #[test]
+    fn a_run_of_pages_is_counted_like_its_pages_one_by_one() {
+        let (mut memory, mut other) = ([0; 300], [0; 300]);
+        let mut runs = PinTracker::new(&mut memory);
+        let mut pages = PinTracker::new(&mut other);
+        let spans = [
+            (0, 300, Access::ReadWrite),
+            (70, 5, Access::Read),
+            (10, 1, Access::Write),
+            (3, 201, Access::ReadWrite),
+            (100, 200, Access::Read),
+        ];
+        let same = |runs: &PinTracker<'_>, pages: &PinTracker<'_>| {
+            assert_eq!(runs.writable_pages(), pages.writable_pages());
+            assert_eq!(runs.words, pages.words);
+        };
+        for (first, count, access) in spans {
+            runs.pin(Gfn::new(first), count, access).unwrap();
+            for gfn in first..first + count {
+                pages.pin(Gfn::new(gfn), 1, access).unwrap();
+            }
+            same(&runs, &pages);
+        }
+        for (first, count, access) in spans {
+            runs.begin_epoch();
+            pages.begin_epoch();
+            runs.unpin(Gfn::new(first), count, access);
+            for gfn in first..first + count {
+                pages.unpin(Gfn::new(gfn), 1, access);
+            }
+            same(&runs, &pages);
+        }
+        assert_eq!(runs.writable_pages(), 0);
+    }
+
+    #[test]
     fn a_page_held_by_others_is_not_unpinned_for_a_mapping_it_does_not_have() {
         // Without debug assertions: with them it ends the test.
         if cfg!(debug_assertions) {
