@@ -95,7 +95,7 @@ fn faults_and_interrupts_nobody_has_seen_yet_go_along() {
     machine.settle();
     machine
         .unit
-        .inject_fault(&machine.memory, NIC.host, Iova::new(0x5000), true);
+        .inject_fault(machine.memory, NIC.host, Iova::new(0x5000), true);
     let records = [machine.read(0x200), machine.read(0x208)];
     let state = machine.unit.save();
     migrate(&mut machine, &state).unwrap();

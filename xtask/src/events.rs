@@ -74,12 +74,24 @@ pub enum Event {
         /// How many since the event before.
         count: u64,
     },
+    /// The guest mapped pages for its device that the hypervisor refused.
+    RefusedMapping {
+        /// How many since the event before.
+        count: u64,
+    },
     /// How often the guest exited since the event before, by reason.
     Exits(Period),
+    /// The passthrough device was taken from whoever had it.
+    DeviceReset {
+        /// Whether the function could be reset, and was.
+        done: bool,
+    },
     /// The guest has ended.
     GuestExit {
         /// 0 if the guest is content.
         status: u64,
+        /// `exit`, `power-off`, `reset` or `error`.
+        way: String,
     },
     /// An event this tool does not know.
     #[serde(other)]
@@ -201,6 +213,10 @@ mod tests {
             (r#"{"event":"resumed"}"#, Event::Resumed),
             (r#"{"event":"cue"}"#, Event::Cue),
             (
+                r#"{"event":"device-reset","done":true}"#,
+                Event::DeviceReset { done: true },
+            ),
+            (
                 r#"{"event":"mismatch","gfn":291}"#,
                 Event::Mismatch { gfn: 291 },
             ),
@@ -209,8 +225,15 @@ mod tests {
                 Event::DmaFault { count: 2 },
             ),
             (
-                r#"{"event":"guest-exit","status":0}"#,
-                Event::GuestExit { status: 0 },
+                r#"{"event":"guest-exit","status":0,"way":"power-off"}"#,
+                Event::GuestExit {
+                    status: 0,
+                    way: "power-off".into(),
+                },
+            ),
+            (
+                r#"{"event":"refused-mapping","count":3}"#,
+                Event::RefusedMapping { count: 3 },
             ),
         ] {
             assert_eq!(parse(line).unwrap(), expected);
@@ -237,8 +260,8 @@ mod tests {
             Event::Unknown
         );
         assert_eq!(
-            parse(r#"{"event":"guest-exit","status":1,"why":"x"}"#).unwrap(),
-            Event::GuestExit { status: 1 }
+            parse(r#"{"event":"dma-fault","count":1,"why":"x"}"#).unwrap(),
+            Event::DmaFault { count: 1 }
         );
     }
 

@@ -87,10 +87,16 @@ pub struct Observation {
     pub resumed: bool,
     /// Faults that the remapping hardware recorded.
     pub dma_faults: u64,
+    /// How often the device was reset on behalf of the guest.
+    pub device_resets: u64,
+    /// Pages that the guest mapped for its device here and that were refused.
+    pub mappings_refused: u64,
     /// How often the guest exited here, period by period.
     pub exits: Vec<Period>,
     /// The status the guest ended with here.
     pub guest_exit: Option<u64>,
+    /// The way it ended: `exit`, `power-off`, `reset` or `error`; empty before.
+    pub guest_exit_way: String,
     /// The guest's account, if it ended here.
     pub account: Option<Account>,
     /// The pages the guest found wrong.
@@ -132,8 +138,15 @@ impl Observation {
             Event::Mismatch { gfn } => self.mismatches.push(gfn),
             Event::Resumed => self.resumed = true,
             Event::DmaFault { count } => self.dma_faults = self.dma_faults.saturating_add(count),
+            Event::RefusedMapping { count } => {
+                self.mappings_refused = self.mappings_refused.saturating_add(count);
+            }
             Event::Exits(period) => self.exits.push(period),
-            Event::GuestExit { status } => self.guest_exit = Some(status),
+            Event::GuestExit { status, way } => {
+                self.guest_exit = Some(status);
+                self.guest_exit_way = way;
+            }
+            Event::DeviceReset { done } => self.device_resets += u64::from(done),
             Event::Cue | Event::Unknown => {}
         }
     }

@@ -120,6 +120,15 @@ impl AnyViommu {
         }
     }
 
+    /// See [`VtdViommu::refused_pages`]. A virtio-iommu refuses none behind its guest's
+    /// back: each MAP is answered.
+    pub fn refused_pages(&self) -> u64 {
+        match self {
+            Self::Vtd(unit) => unit.refused_pages(),
+            Self::Virtio(_) => 0,
+        }
+    }
+
     /// See [`VtdViommu::translate`]. A model whose guest keeps no tables cannot tell.
     pub fn translate<M: PhysMemory>(
         &self,
@@ -145,6 +154,14 @@ impl AnyViommu {
         match self {
             Self::Vtd(_) => 0,
             Self::Virtio(unit) => unit.save_mappings(space, cursor, to),
+        }
+    }
+
+    /// See [`VirtioIommu::has_mappings`].
+    pub fn has_mappings(&self, space: &impl DmaSpace, cursor: Cursor) -> bool {
+        match self {
+            Self::Vtd(_) => false,
+            Self::Virtio(unit) => unit.has_mappings(space, cursor),
         }
     }
 

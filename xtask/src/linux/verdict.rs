@@ -19,11 +19,22 @@ pub struct Expect {
     pub cpus: u32,
 }
 
-/// Judges a run with a Linux guest.
-pub fn judge(outcome: &Outcome, console: &Console, expect: Expect) -> Verdict {
-    let machines = [&outcome.source, &outcome.destination];
-    let refused: Vec<String> = machines
-        .iter()
+/// How many times as long as without a hypervisor booting may take.
+const SLOWEST_BOOT: u64 = 4;
+
+/// Judges a run with a Linux guest. `direct` is what the same kernel said without a
+/// hypervisor under it, if that was tried.
+pub fn judge(
+    outcome: &Outcome,
+    console: &Console,
+    direct: Option<&Console>,
+    expect: Expect,
+) -> Verdict {
+    // A destination to which no guest is to come refuses in the end, and rightly.
+    let destination = Some(&outcome.destination).filter(|_| expect.migrates);
+    let refused: Vec<String> = [Some(&outcome.source), destination]
+        .into_iter()
+        .flatten()
         .filter_map(|seen| seen.refused.clone())
         .collect();
     // All else would only say that nothing was started.
@@ -34,8 +45,14 @@ pub fn judge(outcome: &Outcome, console: &Console, expect: Expect) -> Verdict {
     rules.machines(outcome, expect.migrates);
     rules.session(console, expect.cpus);
     rules.clock(outcome, console);
+    if let Some((here, direct)) = console.init.zip(direct.and_then(|it| it.init)) {
+        rules.require(here <= SLOWEST_BOOT * direct, || {
+            format!("init started after {here}0 ms, and after {direct}0 ms without a hypervisor")
+        });
+    }
     if expect.disk {
         rules.disk(console, expect.migrates);
+        rules.resets(outcome, expect.migrates);
     }
     rules.0.extend(console.errors.iter().cloned());
     Verdict(rules.0)
@@ -71,7 +88,8 @@ impl Rules {
             "the guest did not end on the machine it was to end on".into()
         });
         self.require(home.guest_exit == Some(0), || {
-            format!("the guest's status is {:?}", home.guest_exit)
+            let (status, way) = (home.guest_exit, &home.guest_exit_way);
+            format!("the guest's status is {status:?} {way}")
         });
     }
 
@@ -118,6 +136,18 @@ impl Rules {
             let limit = still.map_or(0, |it| it.downtime_us) + CLOCK_SLACK_US;
             self.require(behind.unsigned_abs() <= limit, || {
                 format!("the guest's clock is {behind} us behind, and may be off by {limit}")
+            });
+        }
+    }
+
+    /// Each machine that had the guest reset the disk when it took it, and again when it
+    /// let it go: nothing of one user is left for the next.
+    fn resets(&mut self, outcome: &Outcome, migrates: bool) {
+        let both = [&outcome.source, &outcome.destination];
+        for seen in both.into_iter().take(1 + usize::from(migrates)) {
+            self.require(seen.device_resets >= 2, || {
+                let count = seen.device_resets;
+                format!("a machine reset the disk {count} times, not when it took it and let it go")
             });
         }
     }
@@ -197,6 +227,7 @@ mod tests {
             ..Console::default()
         };
         let source = Observation {
+            device_resets: 2,
             migrated: Some(Migrated {
                 downtime_us: 50_000,
                 ..Migrated::default()
@@ -209,6 +240,7 @@ mod tests {
             ..Observation::default()
         };
         let destination = Observation {
+            device_resets: 2,
             guest_exit: Some(0),
             times: Times {
                 arrived: Some(100_000),
@@ -229,9 +261,9 @@ mod tests {
     fn a_whole_run_passes_and_each_defect_fails() {
         type Break = fn(&mut Outcome, &mut Console);
         let (outcome, console) = whole();
-        assert_eq!(judge(&outcome, &console, WHOLE), Verdict(Vec::new()));
+        assert_eq!(judge(&outcome, &console, None, WHOLE), Verdict(Vec::new()));
         assert_eq!(clock_behind_us(&outcome, &console), Some(50_000));
-        let breaks: [Break; 18] = [
+        let breaks: [Break; 19] = [
             |_, console| console.io = None,
             |_, console| console.io.iter_mut().for_each(|io| io.errors = 1),
             |_, console| console.io.iter_mut().for_each(|io| io.verified = 0),
@@ -249,13 +281,27 @@ mod tests {
             |outcome, _| outcome.destination.guest_exit = Some(1),
             |outcome, _| outcome.source.migrated = None,
             |outcome, _| outcome.destination.mismatches.push(7),
+            |outcome, _| outcome.destination.device_resets = 1,
             |outcome, _| outcome.source.migration_failed = Some("no".into()),
         ];
         for (index, damage) in breaks.into_iter().enumerate() {
             let (mut outcome, mut console) = whole();
             damage(&mut outcome, &mut console);
-            let wrong = judge(&outcome, &console, WHOLE).0;
+            let wrong = judge(&outcome, &console, None, WHOLE).0;
             assert_eq!(wrong.len(), 1, "{index}: {wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_boot_that_takes_five_times_as_long_is_too_slow() {
+        let (outcome, console) = whole();
+        for (init, wrong) in [(26, 1), (33, 0)] {
+            let direct = Console {
+                init: Some(init),
+                ..Console::default()
+            };
+            let verdict = judge(&outcome, &console, Some(&direct), WHOLE);
+            assert_eq!(verdict.0.len(), wrong, "{verdict:?}");
         }
     }
 
@@ -266,10 +312,15 @@ mod tests {
         outcome.source.guest_exit = Some(0);
         outcome.source.times.ended = Some(7_000_000);
         console.progress_on_source = 2;
+        // Nobody came to the destination, which gave up.
+        outcome.destination = Observation {
+            refused: Some("the source gave up".into()),
+            ..Observation::default()
+        };
         let expect = Expect {
             migrates: false,
             ..WHOLE
         };
-        assert_eq!(judge(&outcome, &console, expect), Verdict(Vec::new()));
+        assert_eq!(judge(&outcome, &console, None, expect), Verdict(Vec::new()));
     }
 }

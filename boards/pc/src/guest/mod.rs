@@ -15,6 +15,7 @@
 //! A second CPU of the guest is served before, in the same way ([`others`]).
 
 mod build;
+mod confine;
 mod console;
 mod destination;
 mod device;
@@ -33,8 +34,9 @@ use device::Assigned;
 use exits::ExitReport;
 use heapless::Vec;
 use hv_core::memory::GuestMemory;
+use hv_core::platform::GuestExit;
 use hv_core::svm::SvmVcpu;
-use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Vm};
+use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Reason, Vm};
 use hv_core::{Gpa, platform};
 use iommu::Iommu;
 use iommu::space::SpaceError;
@@ -84,7 +86,7 @@ impl Part {
                 instance: number as u16,
                 ..section(1, 4)
             },
-            Self::Platform => section(4, 1),
+            Self::Platform => section(4, 2),
             Self::Viommu => {
                 let id = match viommu {
                     Kind::Vtd => 2,
@@ -131,6 +133,8 @@ pub struct Guest<'m> {
     exits: ExitReport,
     /// How many faults of the device were handed on.
     faults: u64,
+    /// How many pages that the guest maps for its device were refused, as reported.
+    refused: u64,
     /// Not to be run: it is about to leave, or has not arrived yet.
     paused: bool,
 }
@@ -155,12 +159,40 @@ pub enum GuestEnd {
     /// By itself, with this status: 0 if it is content.
     #[error("the guest ended with status {0}")]
     Exit(u32),
+    /// It turned its machine off.
+    #[error("the guest turned its machine off")]
+    PowerOff,
+    /// It reset its machine, which cannot be started again here.
+    #[error("the guest reset its machine")]
+    Reset,
     /// It did what no guest can go on from.
     #[error(transparent)]
     Error(#[from] GuestError),
     /// Its device cannot be confined any more.
     #[error("the guest's device cannot be served: {0}")]
     Dma(#[from] SpaceError),
+}
+
+impl GuestEnd {
+    /// What the operator is told: 0 if all is well. A guest that resets its machine
+    /// wants to go on, and cannot.
+    pub fn status(self) -> u64 {
+        match self {
+            Self::Exit(status) => status.into(),
+            Self::PowerOff => 0,
+            Self::Reset | Self::Error(_) | Self::Dma(_) => u64::MAX,
+        }
+    }
+
+    /// The way it ended, in a word for programs.
+    pub fn way(self) -> &'static str {
+        match self {
+            Self::Exit(_) => "exit",
+            Self::PowerOff => "power-off",
+            Self::Reset => "reset",
+            Self::Error(_) | Self::Dma(_) => "error",
+        }
+    }
 }
 
 impl<'m> Guest<'m> {
@@ -193,8 +225,10 @@ impl<'m> Guest<'m> {
             Event::Halted if self.viommu.is_idle() => Ok(Turn::Idle),
             Event::Halted => Ok(Turn::Busy),
             Event::OtherCpu => Ok(Turn::Ran),
-            Event::GuestExit(CONTENT) => Err(GuestEnd::Exit(0)),
-            Event::GuestExit(status) => Err(GuestEnd::Exit(status)),
+            Event::GuestExit(GuestExit::Status(CONTENT)) => Err(GuestEnd::Exit(0)),
+            Event::GuestExit(GuestExit::Status(status)) => Err(GuestEnd::Exit(status)),
+            Event::GuestExit(GuestExit::PowerOff) => Err(GuestEnd::PowerOff),
+            Event::GuestExit(GuestExit::Reset) => Err(GuestEnd::Reset),
             Event::Fatal(error) => Err(error.into()),
         }
     }
@@ -208,6 +242,7 @@ impl<'m> Guest<'m> {
         let viommu = MmioRegion {
             gpa: VIOMMU,
             bytes: window,
+            counts_as: Reason::Iommu,
             device: &mut registers,
         };
         // The first that contains an address has it; there is room for two.
@@ -233,7 +268,8 @@ impl<'m> Guest<'m> {
     /// like any other, and the guest may look for the fault when it hears.
     pub fn take_interrupts(&mut self, vectors: VectorSet) {
         self.hand_on_faults();
-        self.exits.update(self.vm.exits());
+        self.exits
+            .update(self.vm.exits(), self.device.io_commands());
         self.receive_console_input();
         self.signal_device(vectors);
     }
@@ -268,8 +304,23 @@ impl<'m> Guest<'m> {
                 log::debug!("the vIOMMU has more to do than fits a turn");
             }
         }
+        self.report_refused();
         self.send_viommu_interrupts();
         Ok(())
+    }
+
+    /// Tells the operator of pages that the guest maps for its device and that it cannot
+    /// have there: it may wonder why its device faults.
+    fn report_refused(&mut self) {
+        let refused = self.viommu.refused_pages();
+        let count = refused.saturating_sub(self.refused);
+        if count > 0 {
+            if self.refused == 0 {
+                info!("the guest maps pages for its device that are refused");
+            }
+            self.refused = refused;
+            events::emit("refused-mapping", &[("count", count.into())]);
+        }
     }
 
     fn send_viommu_interrupts(&mut self) {

@@ -2,16 +2,15 @@
 //! kinds of unit there are.
 
 use super::build::{BuildError, window};
+use super::confine;
 use crate::events;
 use crate::host::Host;
 use hv_core::memory::FramePool;
 use iommu::amdvi;
 use iommu::dirty_mode::DirtyDecision;
-use iommu::dmar::Dmar;
 use iommu::host::amdvi::{AmdUnit, Facts};
 use iommu::host::any::AnyUnit;
 use iommu::host::vtd::{Implementation, VtdUnit};
-use iommu::ivrs::Ivrs;
 use iommu::unit::{HostUnit as _, SourceId};
 use log::info;
 use raw_cpuid::cpuid;
@@ -79,9 +78,7 @@ fn start_vtd<'m>(
     frames: &'m IdentityMemory,
     pool: FramePool,
 ) -> Result<Remapper<'m>, BuildError> {
-    let unit = Dmar::parse(host.units.bytes())?
-        .unit_for(0, device)
-        .ok_or(BuildError::NoUnit)?;
+    let unit = confine::vtd_for(host.units.bytes(), device)?;
     let registers = registers(unit.registers.raw(), VTD_WINDOW)?;
     let unit = VtdUnit::start(registers, frames, pool, implementation())?;
     Ok(Remapper {
@@ -96,9 +93,7 @@ fn start_amd_vi<'m>(
     frames: &'m IdentityMemory,
     pool: FramePool,
 ) -> Result<Remapper<'m>, BuildError> {
-    let (unit, source_id) = Ivrs::parse(host.units.bytes())?
-        .unit_for(0, device)
-        .ok_or(BuildError::NoUnit)?;
+    let (unit, source_id) = confine::amd_vi_for(host.units.bytes(), device)?;
     let facts = Facts {
         flags: unit.flags,
         capability: pci::read_config(&host.config, unit.function.raw(), unit.capability),

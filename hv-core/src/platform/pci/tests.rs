@@ -1,6 +1,8 @@
 //! The bus as a guest sees it.
 
 use super::*;
+use crate::platform::{Platform, apic};
+use raw_cpuid::CpuIdResult;
 
 const EDU: PassthroughFunction = PassthroughFunction {
     device: 4,
@@ -55,6 +57,26 @@ fn write_to(bus: &mut PciBus, device: u32, register: u32, value: u32) -> bool {
 
 fn write(bus: &mut PciBus, register: u32, value: u32) -> bool {
     write_to(bus, 4, register, value)
+}
+
+/// Whatever the device itself has: the guest is shown nothing of ATS, which is an
+/// extended capability, nor that there could be such ones.
+#[test]
+fn a_function_has_one_capability_which_is_for_interrupts_and_none_beyond_256_bytes() {
+    let mut bus = bus();
+    bus.add(NVME).unwrap();
+    for (device, id) in [(4, 0x05), (5, 0x11)] {
+        let first = read(&mut bus, device, 0x34);
+        let capability = read(&mut bus, device, first);
+        assert_eq!(capability & 0xffff, id, "no other is linked to it");
+        // Some host bridges take bits 27:24 for the rest of an extended register.
+        for beyond in 1..16 {
+            for register in (0..256).step_by(4) {
+                let extended = read(&mut bus, device, beyond << 24 | register);
+                assert_eq!(extended, read(&mut bus, device, register));
+            }
+        }
+    }
 }
 
 #[test]
@@ -176,4 +198,64 @@ fn impossible_functions_are_refused() {
         };
         assert_eq!(bus.add(outside), Err(AddFunctionError::Bar));
     }
+}
+
+#[test]
+fn memory_and_ports_are_two_ways_to_one_register() {
+    let mut bus = bus();
+    let at = |register: u64| 4 << 15 | register;
+    assert_eq!(bus.read_window(at(0), 4), 0x11e8_1234);
+    assert_eq!(bus.read_window(at(2), 2), 0x11e8);
+    assert_eq!(bus.read_window(at(1), 1) & 0xff, 0x12);
+    assert!(
+        bus.write_window(at(4), 2, 6),
+        "the command register changed"
+    );
+    assert_eq!(read(&mut bus, 4, 4) & 0xffff, 6);
+    write(&mut bus, 4, 0);
+    assert_eq!(bus.read_window(at(4), 2) & 0xffff, 0);
+}
+
+#[test]
+fn what_is_not_there_in_memory_reads_all_ones_and_takes_no_writes() {
+    let mut bus = bus();
+    let before = bus.save();
+    let (missing, second_function) = (9 << 15, 4 << 15 | 1 << 12);
+    let across = 4 << 15 | 2;
+    for (offset, width) in [
+        (missing, 4),
+        (second_function, 4),
+        (across, 4),
+        (WINDOW_BYTES, 4),
+    ] {
+        assert_eq!(bus.read_window(offset, width), u32::MAX, "{offset:#x}");
+        assert!(!bus.write_window(offset, width, u32::MAX), "{offset:#x}");
+    }
+    // A function that is there has no extended capability.
+    assert_eq!(bus.read_window(4 << 15 | 0x100, 4), 0);
+    assert!(!bus.write_window(4 << 15 | 0x104, 4, u32::MAX));
+    assert_eq!(bus.save(), before);
+}
+
+#[test]
+fn the_msix_table_takes_8_aligned_bytes_at_once_and_no_other_register_does() {
+    let mut bus = PciBus::new();
+    bus.add(NVME).unwrap();
+    const NONE: CpuIdResult = CpuIdResult {
+        eax: 0,
+        ebx: 0,
+        ecx: 0,
+        edx: 0,
+    };
+    let mut platform = Platform::new(|_, _| NONE, bus, 1_000_000_000, 1, 0);
+    write_to(&mut platform.pci, 5, 0x04, 2);
+    let table = |offset: u64| Gpa::new(0xe010_2000 + offset);
+    platform.write_memory_wide(table(0), 0x1_fee0_1004);
+    assert_eq!(platform.read_memory_wide(table(0)), Some(0x1_fee0_1004));
+    platform.write_memory_wide(table(4), u64::MAX);
+    platform.write_memory_wide(table(8), 0xffff_fffe_0000_0041);
+    assert_eq!(platform.read_memory_wide(table(8)), Some(0x41));
+    assert_eq!(platform.read_memory_wide(table(4)), None);
+    let registers = Gpa::new(apic::WINDOW);
+    assert_eq!(platform.read_memory_wide(registers), None);
 }

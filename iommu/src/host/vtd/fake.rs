@@ -2,21 +2,25 @@
 //! PASID entries and IOTLB, caching all that caching mode allows and dropping only
 //! what it is told to.
 
+mod devices;
+mod memory;
+
+pub(super) use devices::DeviceConduct;
+use memory::{read128, scalable_entry_in};
+
 use crate::unit::SourceId;
 use crate::vtd::registers::*;
 use crate::vtd::{
     Capabilities, ContextCacheScope, ContextEntry, Descriptor, ExtendedCapabilities, FaultRecord,
-    FaultStatus, Global, IotlbScope, PasidCacheScope, PasidDescriptor, PasidDirectoryEntry,
-    PasidEntry, PasidIotlbScope, PasidTable, QueueAddress, RootEntry, ScalableContextEntry,
-    ScalableRootEntry,
+    FaultStatus, Global, IotlbScope, PasidCacheScope, PasidDescriptor, PasidIotlbScope,
+    QueueAddress, RootEntry,
 };
 use core::cell::{RefCell, RefMut};
-use core::sync::atomic::Ordering;
-use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
 use hv_core::testing::Arena;
-use std::collections::HashMap;
+use hv_core::{Hpa, PAGE_SIZE};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::vec::Vec;
 
 /// Something the unit was told, in order.
@@ -37,7 +41,7 @@ pub(super) type Context = (u16, u64);
 pub(super) struct State {
     pub(super) capabilities: Capabilities,
     pub(super) extended: ExtendedCapabilities,
-    pub(super) version: u32,
+    pub(super) version_register: u32,
     /// GSTS.
     pub(super) status: Global,
     /// FSTS.
@@ -47,8 +51,16 @@ pub(super) struct State {
     pub(super) events: Vec<Event>,
     /// Whether it carries out descriptors at all.
     pub(super) answers: bool,
+    /// How often FSTS is read after a doorbell before it carries out anything.
+    pub(super) delay: u32,
+    /// Whether it answers waits at once and does the rest later.
+    pub(super) answers_too_early: bool,
+    looks: u32,
     /// Whose entry the events tell about.
     pub(super) watched: SourceId,
+    /// What is in the domains' tables: a translation changes with it.
+    pub(super) version: u64,
+    pub(super) devices: DeviceConduct,
     root: u64,
     queue: QueueAddress,
     wide: bool,
@@ -59,6 +71,11 @@ pub(super) struct State {
     /// By PASID directory.
     pasids: HashMap<u64, Option<Context>>,
     translations: HashMap<(u16, u64), u64>,
+    /// Whose entry, as it is cached, permits a TLB.
+    with_tlb: HashSet<SourceId>,
+    device_tlbs: HashMap<(SourceId, u64), u64>,
+    /// What devices with TLBs used.
+    used: BTreeSet<(u16, u64)>,
 }
 
 pub(super) struct FakeUnit<'a> {
@@ -89,14 +106,19 @@ impl<'a> FakeUnit<'a> {
                 queued_invalidation: true,
                 ..ExtendedCapabilities::default()
             },
-            version: 0x10,
+            version_register: 0x10,
             status: Global::empty(),
             faults: FaultStatus::empty(),
             records: std::vec![0; 2],
             pmen: 0,
             events: Vec::new(),
             answers: true,
+            delay: 0,
+            answers_too_early: false,
+            looks: 0,
             watched: SourceId::new(0),
+            version: 0,
+            devices: DeviceConduct::Obey,
             root: 0,
             queue: QueueAddress { base: 0, order: 0 },
             wide: false,
@@ -105,6 +127,9 @@ impl<'a> FakeUnit<'a> {
             contexts: HashMap::new(),
             pasids: HashMap::new(),
             translations: HashMap::new(),
+            with_tlb: HashSet::new(),
+            device_tlbs: HashMap::new(),
+            used: BTreeSet::new(),
         };
         Self {
             arena,
@@ -121,20 +146,26 @@ impl<'a> FakeUnit<'a> {
     pub(super) fn dma(&self, device: SourceId, page: u64) -> Option<u64> {
         let mut state = self.state();
         assert!(state.status.contains(Global::TRANSLATION));
-        let in_memory = state.context_in(self.arena, device);
-        let mut context = (*state.contexts.entry(device).or_insert(in_memory))?;
-        if state.is_scalable() {
-            let (_, directory) = context;
-            let in_memory = pasid_in(self.arena, directory);
-            context = (*state.pasids.entry(directory).or_insert(in_memory))?;
+        state.dma(self.arena, device, page)
+    }
+
+    fn ring_doorbell(&self, tail: u64) {
+        let mut state = self.state();
+        state.tail = tail;
+        state.looks = state.delay;
+        if state.answers_too_early {
+            let wait = (tail + PAGE_SIZE - Descriptor::SIZE as u64) % PAGE_SIZE;
+            let wait = Descriptor::decode(read128(self.arena, state.queue.base + wait));
+            state.carry_out(self.arena, wait.unwrap());
         }
-        let (domain, table) = context;
-        let cached = state.translations.entry((domain, page)).or_insert(table);
-        Some(*cached)
     }
 
     fn run_queue(&self) {
         let mut state = self.state();
+        if state.looks > 0 {
+            state.looks -= 1;
+            return;
+        }
         while state.answers
             && state.head != state.tail
             && !state.faults.contains(FaultStatus::QUEUE_ERROR)
@@ -142,8 +173,15 @@ impl<'a> FakeUnit<'a> {
             let at = state.queue.base + state.head;
             let raw = read128(self.arena, at);
             let present = state.context_in(self.arena, state.watched).is_some();
+            state.ask_anew(self.arena);
             state.events.push(Event::Carried(raw, present));
             match (Descriptor::decode(raw), PasidDescriptor::decode(raw)) {
+                (Ok(Descriptor::DeviceTlb { .. }), _)
+                    if state.devices == DeviceConduct::KeepSilent =>
+                {
+                    state.faults |= FaultStatus::TIMEOUT_ERROR;
+                    return;
+                }
                 (Ok(descriptor), _) => state.carry_out(self.arena, descriptor),
                 (_, Some(descriptor)) if state.wide => state.carry_out_pasid(descriptor),
                 _ => {
@@ -152,6 +190,7 @@ impl<'a> FakeUnit<'a> {
                     return;
                 }
             }
+            state.ask_anew(self.arena);
             state.head = state.queue.next(state.head);
             if state.wide {
                 assert_eq!(
@@ -183,14 +222,19 @@ impl State {
 
     fn context_in(&self, arena: &Arena, device: SourceId) -> Option<Context> {
         if self.is_scalable() {
-            return scalable_context_in(arena, self.root & !0xfff, device);
+            let entry = scalable_entry_in(arena, self.root & !0xfff, device)?;
+            return Some((0, entry.pasid_directory));
         }
+        let entry = self.legacy_entry_in(arena, device)?;
+        Some((entry.domain, entry.table))
+    }
+
+    fn legacy_entry_in(&self, arena: &Arena, device: SourceId) -> Option<ContextEntry> {
         let root = self.root + u64::from(device.bus()) * RootEntry::SIZE as u64;
         let root = RootEntry::decode(read128(arena, root), 48).ok()?;
         let entry = root.context_table + u64::from(device.devfn()) * ContextEntry::SIZE as u64;
         let entry = read128(arena, entry);
-        let entry = ContextEntry::decode(entry, &self.capabilities, &self.extended, 48).ok()?;
-        Some((entry.domain, entry.table))
+        ContextEntry::decode(entry, &self.capabilities, &self.extended, 48).ok()
     }
 
     fn carry_out_pasid(&mut self, descriptor: PasidDescriptor) {
@@ -216,6 +260,12 @@ impl State {
     }
 
     fn carry_out(&mut self, arena: &Arena, descriptor: Descriptor) {
+        if matches!(descriptor, Descriptor::Iotlb { .. })
+            && self.devices == DeviceConduct::ObeyTooEarly
+        {
+            self.device_tlbs.clear();
+            self.ask_anew(arena);
+        }
         match descriptor {
             Descriptor::ContextCache(ContextCacheScope::Global) => self.contexts.clear(),
             Descriptor::ContextCache(ContextCacheScope::Device { domain, source, .. }) => {
@@ -239,6 +289,12 @@ impl State {
                         ..
                     } => *tag == domain && *page >> order == address >> 12 >> order,
                 })
+            }
+            Descriptor::DeviceTlb { source, block, .. } => {
+                if self.devices == DeviceConduct::Obey {
+                    self.device_tlbs
+                        .retain(|(of, page), _| *of != source || !block.contains(*page));
+                }
             }
             Descriptor::Wait { status, .. } => {
                 let status = status.unwrap();
@@ -270,44 +326,14 @@ fn tag_of(entry: &Option<Context>) -> u16 {
     entry.map_or(0, |(domain, _)| domain)
 }
 
-/// The PASID directory of a device.
-fn scalable_context_in(arena: &Arena, root: u64, device: SourceId) -> Option<Context> {
-    let half = read64(arena, root + ScalableRootEntry::word_of(device) as u64 * 8);
-    let table = ScalableRootEntry::decode_half(half)?;
-    let entry = read64(
-        arena,
-        table + ScalableContextEntry::word_of(device) as u64 * 8,
-    );
-    let entry = ScalableContextEntry::decode(entry);
-    entry.present.then_some((0, entry.pasid_directory))
-}
-
-/// The entry of PASID 0.
-fn pasid_in(arena: &Arena, directory: u64) -> Option<Context> {
-    let table = PasidDirectoryEntry::decode(read64(arena, directory))?.table;
-    let words = [0, 8, 16].map(|offset| read64(arena, table + offset));
-    let entry = PasidEntry::decode(words)?;
-    let (PasidTable::FirstStage { root } | PasidTable::SecondStage { root, .. }) = entry.table;
-    Some((entry.domain, root))
-}
-
-fn read64(arena: &Arena, at: u64) -> u64 {
-    let words = arena.frame(Hpa::new(at & !0xfff)).unwrap().words();
-    words[(at & 0xfff) as usize / 8].load(Ordering::Acquire)
-}
-
-fn read128(arena: &Arena, at: u64) -> u128 {
-    let words = arena.frame(Hpa::new(at & !0xfff)).unwrap().words();
-    let index = (at & 0xfff) as usize / 8;
-    let [low, high] = [index, index + 1].map(|i| u128::from(words[i].load(Ordering::Acquire)));
-    low | high << 64
-}
-
 impl Mmio for FakeUnit<'_> {
     fn read32(&self, offset: usize) -> u32 {
+        if offset == FSTS {
+            self.run_queue();
+        }
         let state = self.state();
         match offset {
-            VER => state.version,
+            VER => state.version_register,
             GSTS => state.status.bits(),
             PMEN => state.pmen,
             FSTS => {
@@ -361,7 +387,7 @@ impl Mmio for FakeUnit<'_> {
                 state.queue = QueueAddress::decode(value & !QueueAddress::WIDE).unwrap();
             }
             IQT => {
-                self.state().tail = value;
+                self.ring_doorbell(value);
                 if self.state().status.contains(Global::QUEUED_INVALIDATION) {
                     self.run_queue();
                 } else {

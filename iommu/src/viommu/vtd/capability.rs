@@ -69,6 +69,7 @@ pub(super) const fn extended_capabilities() -> ExtendedCapabilities {
         queued_invalidation: true,
         // Passing on invalidations to devices' own TLBs is not done.
         device_tlb: false,
+        device_tlb_throttling: false,
         // Interrupts are the business of the emulated interrupt controller.
         interrupt_remapping: false,
         // A device of an active unit reaches what tables say and nothing else.

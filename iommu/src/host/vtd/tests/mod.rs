@@ -1,3 +1,4 @@
+mod device_tlbs;
 mod scalable;
 
 use super::fake::{Event, FakeUnit, is_wait};
@@ -109,7 +110,7 @@ fn a_unit_that_cannot_keep_the_promises_is_refused() {
         refusal
     };
     let none = Some(StartError::NoUnit(u32::MAX));
-    assert_eq!(refusal(|unit| unit.version = u32::MAX), none);
+    assert_eq!(refusal(|unit| unit.version_register = u32::MAX), none);
     let drain = Some(StartError::NoDrain);
     assert_eq!(
         refusal(|unit| unit.capabilities.drain_writes = false),
@@ -193,6 +194,28 @@ fn an_invalidation_is_followed_by_its_wait_and_nothing_else() {
     });
     assert_eq!(events[0], Event::Carried(expected, false));
     assert!(matches!(events[1..], [Event::Carried(raw, _)] if is_wait(raw)));
+}
+
+/// Whether the unit has dropped a translation when an invalidation returns, if it takes
+/// its time to.
+fn is_dropped_on_return(answers_too_early: bool) -> bool {
+    let arena = arena();
+    let fake = FakeUnit::new(&arena);
+    let mut unit = start(&fake, &arena).unwrap();
+    unit.attach(DEVICE, domain(1), TABLE_A).unwrap();
+    fake.dma(DEVICE, 3).unwrap();
+    fake.state().version = 1;
+    fake.state().delay = 5;
+    fake.state().answers_too_early = answers_too_early;
+    unit.invalidate(domain(1), Scope::Domain).unwrap();
+    fake.dma(DEVICE, 3) == Some(TABLE_A.raw() + 1)
+}
+
+#[test]
+fn an_invalidation_returns_when_the_status_of_its_wait_is_written_and_no_sooner() {
+    assert!(is_dropped_on_return(false));
+    // And it would be seen.
+    assert!(!is_dropped_on_return(true));
 }
 
 #[test]
