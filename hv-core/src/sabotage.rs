@@ -25,11 +25,13 @@ pub enum Sabotage {
     /// Evidence of device writes is cleared in the tables, and what the remapping
     /// hardware caches stays, through which writes leave no new evidence.
     EvidenceDrain,
+    /// The remapping hardware lets every interrupt request pass as it is.
+    InterruptRemapping,
 }
 
 impl Sabotage {
     /// Every sabotage.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::UnmapReport,
         Self::UnmapOrder,
         Self::CpuDirty,
@@ -37,6 +39,7 @@ impl Sabotage {
         Self::MappedDirty,
         Self::EmulationDirty,
         Self::EvidenceDrain,
+        Self::InterruptRemapping,
     ];
 
     /// The name on command lines.
@@ -49,6 +52,7 @@ impl Sabotage {
             Self::MappedDirty => "mapped-dirty",
             Self::EmulationDirty => "emulation-dirty",
             Self::EvidenceDrain => "evidence-drain",
+            Self::InterruptRemapping => "interrupt-remapping",
         }
     }
 

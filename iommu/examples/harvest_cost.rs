@@ -14,7 +14,7 @@ use hv_core::{Gfn, Gpa, Hpa, PAGE_SIZE};
 use iommu::dirty_mode::{DirtyHardware, DirtyMode, DirtyUpdate};
 use iommu::space::{Access, DmaSpace};
 use iommu::tables::VtdSecondStageDirty;
-use iommu::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
+use iommu::unit::{DomainId, Fault, HostUnit, Scope, SourceId, UnitError};
 use iommu::{Iommu, Iova, IovaRange, Parts};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -81,7 +81,7 @@ impl HostUnit for Unit {
         Ok(())
     }
 
-    fn take_fault(&mut self) -> Option<DmaFault> {
+    fn take_fault(&mut self) -> Option<Fault> {
         None
     }
 }

@@ -8,7 +8,7 @@ use crate::space::{Access, Piece, SpaceError};
 use crate::tables::{
     EntryFormat, Extent, LastTable, LeafPart, Pages, Place, Tables, VtdSecondStage,
 };
-use crate::unit::{DmaFault, DomainId, HostUnit, Scope, UnitError};
+use crate::unit::{DomainId, Fault, HostUnit, Scope, UnitError};
 use hv_core::memory::{FramePool, GuestMemory, PhysMemory};
 use hv_core::sabotage::{Sabotage, is_active};
 use hv_core::{Gfn, Gpa, Hpa, PAGE_SIZE};
@@ -287,8 +287,8 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         self.unit.reports_faults()
     }
 
-    /// The oldest DMA that the unit refused and that was not yet taken.
-    pub fn take_fault(&mut self) -> Option<DmaFault> {
+    /// The oldest of what the unit refused and that was not yet taken.
+    pub fn take_fault(&mut self) -> Option<Fault> {
         self.unit.take_fault()
     }
 

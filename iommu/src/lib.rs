@@ -27,6 +27,7 @@ mod domain;
 mod harvest;
 pub mod hold;
 pub mod host;
+mod interrupts;
 pub mod ivrs;
 pub mod layer;
 pub mod loan;

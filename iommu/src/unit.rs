@@ -3,10 +3,11 @@
 use crate::amdvi::event::Refusal;
 use crate::device_tlb::{DeviceTlb, NoDeviceTlb};
 use crate::dirty_mode::DirtyHardware;
-use crate::vtd::{FaultReason, ScalableFaultReason};
+use crate::vtd::{FaultReason, InterruptFaultReason, ScalableFaultReason};
 use crate::{Iova, IovaRange};
 use core::fmt;
 use hv_core::Hpa;
+use hv_core::platform::apic::Msi;
 
 /// The tag under which a unit caches the translations of one domain. 0 is not
 /// used (VT-d reserves it in caching mode).
@@ -58,6 +59,22 @@ impl fmt::Display for SourceId {
     }
 }
 
+/// An interrupt of the host: edge triggered, for one CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InterruptTarget {
+    /// The CPU's APIC id.
+    pub apic_id: u32,
+    /// The vector.
+    pub vector: u8,
+}
+
+impl InterruptTarget {
+    /// The message that says itself where it goes.
+    pub fn unremapped(self) -> Result<Msi, UnitError> {
+        Msi::fixed(self.apic_id, self.vector).map_err(|_| UnitError::OutOfRange)
+    }
+}
+
 /// What an invalidation drops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {
@@ -66,6 +83,34 @@ pub enum Scope {
     Pages(IovaRange),
     /// Everything cached for the domain.
     Domain,
+}
+
+/// Something that a unit refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// A DMA.
+    Dma(DmaFault),
+    /// An interrupt request.
+    Interrupt(InterruptFault),
+}
+
+impl Fault {
+    /// The DMA, if it was one.
+    pub fn dma(self) -> Option<DmaFault> {
+        match self {
+            Self::Dma(fault) => Some(fault),
+            Self::Interrupt(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dma(fault) => fault.fmt(f),
+            Self::Interrupt(fault) => fault.fmt(f),
+        }
+    }
 }
 
 /// A DMA that a unit refused.
@@ -94,7 +139,29 @@ impl fmt::Display for DmaFault {
     }
 }
 
-/// Why a unit refused a DMA, as its specification says. Its display is words.
+/// An interrupt request that a unit refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InterruptFault {
+    /// Who sent it.
+    pub source: SourceId,
+    /// The entry of the remapping table that it named, as far as it named one.
+    pub index: u16,
+    /// Why.
+    pub cause: FaultCause,
+}
+
+impl fmt::Display for InterruptFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            source,
+            index,
+            cause,
+        } = self;
+        write!(f, "{source}: interrupt request {index} refused: {cause}")
+    }
+}
+
+/// Why a unit refused something, as its specification says. Its display is words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FaultCause {
     /// The code in a VT-d fault record (table "Fault Reason Encodings").
@@ -109,10 +176,12 @@ impl fmt::Display for FaultCause {
             Self::Vtd(code) => {
                 let legacy = FaultReason::from_code(*code);
                 let scalable = ScalableFaultReason::from_code(*code);
-                match (legacy, scalable) {
-                    (Some(reason), _) => reason.fmt(f),
-                    (_, Some(reason)) => reason.fmt(f),
-                    (None, None) => write!(f, "reason {code:#x}"),
+                let interrupt = InterruptFaultReason::from_code(*code);
+                match (legacy, scalable, interrupt) {
+                    (Some(reason), ..) => reason.fmt(f),
+                    (_, Some(reason), _) => reason.fmt(f),
+                    (.., Some(reason)) => reason.fmt(f),
+                    (None, None, None) => write!(f, "reason {code:#x}"),
                 }
             }
             Self::AmdVi(refusal) => refusal.fmt(f),
@@ -131,11 +200,12 @@ pub enum UnitError {
     /// and may go on using them. The layer treats the unit as lost.
     #[error("a device did not confirm that its TLB was invalidated")]
     DeviceTlb,
-    /// No memory for a root, context or device table.
+    /// No memory for a root, context or device table, or no free entry in the
+    /// interrupt remapping table.
     #[error("out of memory for the remapping unit's tables")]
     OutOfMemory,
-    /// The unit has no such domain number or device.
-    #[error("the remapping unit cannot address this domain or device")]
+    /// The unit has no such domain number, device or CPU.
+    #[error("the remapping unit cannot address this domain, device or CPU")]
     OutOfRange,
 }
 
@@ -189,6 +259,24 @@ pub trait HostUnit {
     /// landed and is visible to this CPU (drain of reads and writes).
     fn invalidate(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError>;
 
+    /// Whether devices can raise those interrupts only that they were granted.
+    fn remaps_interrupts(&self) -> bool {
+        false
+    }
+
+    /// Lets `device`, and nobody else, raise an interrupt. Returns the message by
+    /// which it does; where interrupts are not remapped, that is the one by which
+    /// anybody does.
+    fn grant_interrupt(&mut self, _: SourceId, to: InterruptTarget) -> Result<Msi, UnitError> {
+        to.unremapped()
+    }
+
+    /// Takes all interrupts back that `device` was granted. On return none is on its
+    /// way.
+    fn revoke_interrupts(&mut self, _: SourceId) -> Result<(), UnitError> {
+        Ok(())
+    }
+
     /// Whether the unit tells of the DMA it refuses. One that does not refuses all
     /// the same; [`HostUnit::take_fault`] just never has anything.
     fn reports_faults(&self) -> bool {
@@ -196,5 +284,5 @@ pub trait HostUnit {
     }
 
     /// The oldest fault not yet taken, and forgets it.
-    fn take_fault(&mut self) -> Option<DmaFault>;
+    fn take_fault(&mut self) -> Option<Fault>;
 }

@@ -11,7 +11,7 @@ use hv_core::testing::Arena;
 use hv_core::{Gfn, Gpa, Hpa};
 use iommu::host::vtd::{Implementation, VtdUnit};
 use iommu::space::{Access, Attachment};
-use iommu::unit::{DomainId, HostUnit, Scope};
+use iommu::unit::{DomainId, Fault, HostUnit, Scope};
 use iommu::viommu::Viommu;
 use iommu::{Iova, IovaRange};
 use std::cell::RefCell;
@@ -107,7 +107,7 @@ fn the_driver_reads_the_faults_of_its_devices() {
                 .inject_fault(machine.memory, NIC.host, iova, true);
         }
         for number in 1..=3 {
-            let fault = driver.take_fault().unwrap();
+            let fault = driver.take_fault().and_then(Fault::dma).unwrap();
             assert_eq!(fault.source, NIC.guest);
             assert_eq!(fault.iova, Iova::new(number << 12));
             assert!(fault.write);

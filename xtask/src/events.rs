@@ -44,6 +44,8 @@ pub enum Event {
         unit: String,
         /// Whether it tells of the DMA it refuses.
         reports_faults: bool,
+        /// Whether the device can raise those interrupts only that it was granted.
+        remaps_interrupts: bool,
         /// What counts as evidence that a device wrote a page.
         dirty_mode: String,
         /// Why it is that and no more.
@@ -78,6 +80,16 @@ pub enum Event {
     RefusedMapping {
         /// How many since the event before.
         count: u64,
+    },
+    /// The remapping hardware refused interrupt requests.
+    InterruptFault {
+        /// How many since the event before.
+        count: u64,
+    },
+    /// An interrupt reached the hypervisor that nobody was granted.
+    StrayInterrupt {
+        /// Its vector.
+        vector: u64,
     },
     /// How often the guest exited since the event before, by reason.
     Exits(Period),
@@ -200,11 +212,12 @@ mod tests {
 
         for (line, expected) in [
             (
-                r#"{"event":"iommu","unit":"AMD-Vi","reports_faults":false,
+                r#"{"event":"iommu","unit":"AMD-Vi","reports_faults":false,"remaps_interrupts":true,
                     "dirty_mode":"mapped-writable","dirty_reason":"it sets none"}"#,
                 Event::Iommu {
                     unit: "AMD-Vi".into(),
                     reports_faults: false,
+                    remaps_interrupts: true,
                     dirty_mode: "mapped-writable".into(),
                     dirty_reason: "it sets none".into(),
                 },
@@ -234,6 +247,14 @@ mod tests {
             (
                 r#"{"event":"refused-mapping","count":3}"#,
                 Event::RefusedMapping { count: 3 },
+            ),
+            (
+                r#"{"event":"interrupt-fault","count":1}"#,
+                Event::InterruptFault { count: 1 },
+            ),
+            (
+                r#"{"event":"stray-interrupt","vector":119}"#,
+                Event::StrayInterrupt { vector: 119 },
             ),
         ] {
             assert_eq!(parse(line).unwrap(), expected);

@@ -243,7 +243,8 @@ fn command_line(config: &Config<'_>, files: &Files) -> Command {
     command.args(["-m", &format!("{mib}M")]);
     command.args(["-device", config.iommu.device()]);
     match &config.disk {
-        None => command.args(["-device", "edu"]),
+        // It reaches the addresses of interrupts, as most devices do.
+        None => command.args(["-device", "edu,dma_mask=0xffffffff"]),
         Some(disk) => {
             let options = "if=none,id=disk,format=raw,file.locking=off";
             command.args(["-drive", &format!("{options},file={}", disk.display())]);

@@ -69,6 +69,8 @@ pub struct Observation {
     pub dirty_mode: Option<(String, String)>,
     /// Whether the unit refuses DMA without telling.
     pub faults_unreported: bool,
+    /// Whether the unit lets every interrupt request pass as it is.
+    pub interrupts_unremapped: bool,
     /// Why it refused to start, if it did.
     pub refused: Option<String>,
     /// Whether the destination accepted the guest.
@@ -91,6 +93,11 @@ pub struct Observation {
     pub device_resets: u64,
     /// Pages that the guest mapped for its device here and that were refused.
     pub mappings_refused: u64,
+    /// Interrupt requests that the remapping hardware refused.
+    pub interrupt_faults: u64,
+    /// The vectors of interrupts that reached the hypervisor though nobody was granted
+    /// them.
+    pub stray_interrupts: Vec<u64>,
     /// How often the guest exited here, period by period.
     pub exits: Vec<Period>,
     /// The status the guest ended with here.
@@ -124,12 +131,14 @@ impl Observation {
             Event::Iommu {
                 unit,
                 reports_faults,
+                remaps_interrupts,
                 dirty_mode,
                 dirty_reason,
             } => {
                 self.iommu = Some(unit);
                 self.dirty_mode = Some((dirty_mode, dirty_reason));
                 self.faults_unreported = !reports_faults;
+                self.interrupts_unremapped = !remaps_interrupts;
             }
             Event::Round(round) => self.rounds.push(round),
             Event::Switchover => self.switchover = true,
@@ -141,6 +150,10 @@ impl Observation {
             Event::RefusedMapping { count } => {
                 self.mappings_refused = self.mappings_refused.saturating_add(count);
             }
+            Event::InterruptFault { count } => {
+                self.interrupt_faults = self.interrupt_faults.saturating_add(count);
+            }
+            Event::StrayInterrupt { vector } => self.stray_interrupts.push(vector),
             Event::Exits(period) => self.exits.push(period),
             Event::GuestExit { status, way } => {
                 self.guest_exit = Some(status);

@@ -81,6 +81,8 @@ fn describe(event: &Event) -> Option<String> {
         | Event::DmaFault { .. }
         | Event::DeviceReset { .. }
         | Event::RefusedMapping { .. }
+        | Event::InterruptFault { .. }
+        | Event::StrayInterrupt { .. }
         | Event::Exits(_)
         | Event::Unknown => return None,
     })

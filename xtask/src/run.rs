@@ -112,11 +112,14 @@ impl Run {
     }
 
     /// A run with one mechanism broken. It migrates slowly, so that the device writes
-    /// more after a page was sent: that is what a broken mechanism loses.
+    /// more after a page was sent: that is what a broken mechanism loses. With nothing
+    /// to hold interrupts back, the device sends some.
     pub fn broken(scenario: &str, sabotage: Sabotage) -> Self {
+        let forges = sabotage == Sabotage::InterruptRemapping;
         Self {
             max_bandwidth: Some(Size::mib(1)),
             sabotage: Some(sabotage),
+            guest_options: Vec::from_iter(forges.then(|| "mode=forge".to_owned())),
             ..Self::new(scenario)
         }
     }

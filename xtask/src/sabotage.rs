@@ -5,7 +5,8 @@
 
 use clap::ValueEnum;
 
-/// One mechanism to break. A run with a sabotage must end with lost pages.
+/// One mechanism to break. A run with a sabotage must end with lost pages, or with
+/// interrupts that reached the hypervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sabotage {
     /// An unmap does not report the pages the device could write
@@ -22,11 +23,13 @@ pub enum Sabotage {
     EmulationDirty,
     /// Accessed and dirty bits are cleared without dropping cached translations
     EvidenceDrain,
+    /// The device's interrupt requests are not remapped
+    InterruptRemapping,
 }
 
 impl Sabotage {
     /// Every sabotage, in the hypervisor's order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::UnmapReport,
         Self::UnmapOrder,
         Self::CpuDirty,
@@ -34,6 +37,7 @@ impl Sabotage {
         Self::MappedDirty,
         Self::EmulationDirty,
         Self::EvidenceDrain,
+        Self::InterruptRemapping,
     ];
 
     /// The name on command lines.

@@ -40,11 +40,27 @@ pub fn judge(outcome: &Outcome, expect: Expect) -> Verdict {
             wrong.push(format!("{name}: cannot read {line}"));
         }
     }
+    wrong.extend(stray_interrupts(outcome));
     match expect {
         Expect::Migrates => moved(outcome, &mut wrong),
         Expect::StaysOnSource => stayed(outcome, &mut wrong),
     }
     Verdict(wrong)
+}
+
+/// A device that can raise any vector can do anything to the hypervisor.
+pub(crate) fn stray_interrupts(outcome: &Outcome) -> impl Iterator<Item = String> {
+    let machines = [
+        ("source", &outcome.source),
+        ("destination", &outcome.destination),
+    ];
+    machines.into_iter().filter_map(|(name, seen)| {
+        let first = seen.stray_interrupts.first()?;
+        let count = seen.stray_interrupts.len();
+        Some(format!(
+            "{name}: {count} interrupts arrived that nobody was granted, the first with vector {first:#x}"
+        ))
+    })
 }
 
 fn moved(outcome: &Outcome, wrong: &mut Vec<String>) {
@@ -214,7 +230,7 @@ mod tests {
     #[test]
     fn each_missing_sign_of_success_fails_a_run() {
         type Break = fn(&mut Outcome);
-        let breaks: [(Break, &str); 12] = [
+        let breaks: [(Break, &str); 13] = [
             (|o| o.destination.resumed = false, "did not resume"),
             (|o| o.destination.account = None, "no account"),
             (
@@ -231,6 +247,10 @@ mod tests {
             (|o| o.destination.booted = None, "did not boot"),
             (|o| o.destination.mismatches.push(0x123), "frame 0x123"),
             (|o| o.source.migrated = None, "did not report"),
+            (
+                |o| o.source.stray_interrupts.push(0x77),
+                "source: 1 interrupts arrived that nobody was granted, the first with vector 0x77",
+            ),
             (|o| o.source.unreadable.push("`x`".into()), "cannot read"),
             (
                 |o| o.timed_out = Some(Duration::from_secs(120)),

@@ -225,8 +225,8 @@ impl<'a> Options<'a> {
     }
 }
 
-const SABOTAGES: &str =
-    "unmap-report, unmap-order, cpu-dirty, iotlb, mapped-dirty, emulation-dirty or evidence-drain";
+const SABOTAGES: &str = "unmap-report, unmap-order, cpu-dirty, iotlb, mapped-dirty, emulation-dirty, evidence-drain or \
+     interrupt-remapping";
 
 /// Splits at the first word that is `--`: what is before it, and what is after.
 fn split_at_dashes(line: &str) -> (&str, &str) {

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::physical::PhysRange;
+use hv_core::platform::apic::Msi;
 use pci_types::capability::{MsiCapability, MsixCapability, PciCapability, PciCapabilityAddress};
 use pci_types::{
     Bar, CommandRegister, ConfigRegionAccess, EndpointHeader, HeaderType, PciAddress, PciHeader,
@@ -75,9 +76,6 @@ pub enum PciError {
     /// No MSI-X, or its structures are not in BAR 0.
     #[error("PCI device {0} has no MSI-X capability with its table in base address register 0")]
     NoMsix(DeviceId),
-    /// The local APIC's id needs more than the 8 bits of a message address.
-    #[error("local APIC id {0:#x} cannot be reached by a message without interrupt remapping")]
-    ApicId(u32),
 }
 
 /// The ports 0xCF8 and 0xCFC of the machine.
@@ -127,28 +125,6 @@ pub fn read_config(access: &impl ConfigRegionAccess, requester_id: u16, offset: 
     let address = PciAddress::new(0, bus, devfn >> 3, devfn & 7);
     // SAFETY: reads of configuration space have no effect on memory.
     unsafe { access.read(address, offset) }
-}
-
-/// What a function writes to interrupt, and where.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Message {
-    /// The address.
-    pub address: u64,
-    /// The data.
-    pub data: u32,
-}
-
-impl Message {
-    /// The message that raises `vector` at the local APIC `apic_id` (Intel SDM
-    /// volume 3, section "Message Signalled Interrupts": physical destination,
-    /// fixed delivery, edge).
-    pub fn fixed(apic_id: u32, vector: u8) -> Result<Self, PciError> {
-        let apic_id = u8::try_from(apic_id).map_err(|_| PciError::ApicId(apic_id))?;
-        Ok(Self {
-            address: 0xfee0_0000 | u64::from(apic_id) << 12,
-            data: vector.into(),
-        })
-    }
 }
 
 /// A PCI function that was found.
@@ -248,7 +224,7 @@ impl Function {
     pub fn enable_msi(
         &self,
         access: &impl ConfigRegionAccess,
-        message: Message,
+        message: Msi,
     ) -> Result<(), PciError> {
         let msi = self.msi(access)?;
         msi.set_enabled(false, access);

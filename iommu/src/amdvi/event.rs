@@ -115,6 +115,12 @@ impl Event {
         join(first, self.address)
     }
 
+    /// The entry of the device's interrupt remapping table that a refused interrupt
+    /// request named: the 11 bits of its data, from the address's bit 2 on.
+    pub fn interrupt_index(&self) -> u16 {
+        get(self.address, 2, 11) as u16
+    }
+
     /// Why a DMA was refused; `None` if the event tells of something else.
     pub fn refusal(&self) -> Option<Refusal> {
         let code = self.code.ok().filter(|code| code.is_about_dma())?;

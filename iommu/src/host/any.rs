@@ -5,11 +5,12 @@ use super::vtd::VtdUnit;
 use crate::device_tlb::{DeviceTlb, NoDeviceTlb};
 use crate::dirty_mode::DirtyHardware;
 use crate::tables::AnyFormat;
-use crate::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
+use crate::unit::{DomainId, Fault, HostUnit, InterruptTarget, Scope, SourceId, UnitError};
 use core::fmt;
 use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
+use hv_core::platform::apic::Msi;
 
 /// A running unit of either vendor, chosen when the machine is known.
 pub enum AnyUnit<'m, R, M> {
@@ -82,11 +83,23 @@ impl<R: Mmio, M: PhysMemory> HostUnit for AnyUnit<'_, R, M> {
         with!(self, unit => unit.invalidate(domain, scope))
     }
 
+    fn remaps_interrupts(&self) -> bool {
+        with!(self, unit => unit.remaps_interrupts())
+    }
+
+    fn grant_interrupt(&mut self, device: SourceId, to: InterruptTarget) -> Result<Msi, UnitError> {
+        with!(self, unit => unit.grant_interrupt(device, to))
+    }
+
+    fn revoke_interrupts(&mut self, device: SourceId) -> Result<(), UnitError> {
+        with!(self, unit => unit.revoke_interrupts(device))
+    }
+
     fn reports_faults(&self) -> bool {
         with!(self, unit => unit.reports_faults())
     }
 
-    fn take_fault(&mut self) -> Option<DmaFault> {
+    fn take_fault(&mut self) -> Option<Fault> {
         with!(self, unit => unit.take_fault())
     }
 }

@@ -21,6 +21,7 @@ use crate::layer::MapError;
 use crate::space::{DmaSpace, SpaceError};
 use crate::unit::SourceId;
 use hv_core::memory::{GuestMemory, PhysMemory};
+pub use hv_core::platform::apic::Msi;
 
 pub mod any;
 mod steps;
@@ -41,15 +42,6 @@ pub struct Passthrough {
 
 /// The passthrough devices of a guest.
 pub type Passthroughs = heapless::Vec<Passthrough, MAX_DEVICES>;
-
-/// A message signalled interrupt, as the guest programmed it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Msi {
-    /// The address the guest gave, in its own interrupt address space.
-    pub address: u64,
-    /// The data word.
-    pub data: u32,
-}
 
 /// Whether a model has work left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

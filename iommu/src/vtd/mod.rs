@@ -17,6 +17,10 @@ pub mod capability;
 pub mod context_entry;
 pub mod descriptor;
 pub mod fault;
+pub mod interrupt_entry;
+pub mod interrupt_fault;
+pub mod interrupt_request;
+pub mod interrupt_table_address;
 pub mod pasid_descriptor;
 pub mod pasid_directory_entry;
 pub mod pasid_entry;
@@ -35,6 +39,10 @@ pub use descriptor::{
     ContextCacheScope, Descriptor, DescriptorError, InterruptCacheScope, IotlbScope, StatusWrite,
 };
 pub use fault::{FaultReason, FaultRecord, RequestKind};
+pub use interrupt_entry::{InterruptEntry, SourceCheck};
+pub use interrupt_fault::InterruptFaultReason;
+pub use interrupt_request::InterruptRequest;
+pub use interrupt_table_address::InterruptTableAddress;
 pub use pasid_descriptor::{PasidCacheScope, PasidDescriptor, PasidIotlbScope};
 pub use pasid_directory_entry::PasidDirectoryEntry;
 pub use pasid_entry::{PasidEntry, PasidTable};

@@ -59,7 +59,7 @@ pub const IEADDR: usize = 0xa8;
 pub const IEUADDR: usize = 0xac;
 /// IQERCD, 64 bits: details of a queue error.
 pub const IQERCD: usize = 0xb0;
-/// IRTA, 64 bits: interrupt remapping table.
+/// IRTA, 64 bits: see [`InterruptTableAddress`](super::InterruptTableAddress).
 pub const IRTA: usize = 0xb8;
 
 /// FECTL and IECTL: the event's message is held back.

@@ -7,7 +7,7 @@ use hv_core::{Gfn, Gpa, Hpa, PAGE_SIZE};
 use iommu::dirty_mode::{DirtyHardware, DirtyUpdate};
 use iommu::space::{Access, DmaSpace};
 use iommu::tables::{Entry, EntryFormat};
-use iommu::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
+use iommu::unit::{DomainId, Fault, HostUnit, Scope, SourceId, UnitError};
 use iommu::{Iommu, Parts};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,7 +62,7 @@ impl HostUnit for Unit<'_> {
         Ok(())
     }
 
-    fn take_fault(&mut self) -> Option<DmaFault> {
+    fn take_fault(&mut self) -> Option<Fault> {
         None
     }
 }

@@ -13,7 +13,7 @@ use hv_core::memory::PhysMemory;
 use hv_core::testing::Arena;
 use hv_core::{Hpa, PAGE_SIZE};
 use iommu::tables::AnyFormat;
-use iommu::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
+use iommu::unit::{DomainId, HostUnit, Scope, SourceId, UnitError};
 use iommu::{Iova, IovaRange};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -386,7 +386,7 @@ impl HostUnit for &Hardware<'_> {
         Ok(())
     }
 
-    fn take_fault(&mut self) -> Option<DmaFault> {
+    fn take_fault(&mut self) -> Option<iommu::unit::Fault> {
         None
     }
 }

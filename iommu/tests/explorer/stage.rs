@@ -18,7 +18,7 @@ use hv_core::testing::Arena;
 use hv_core::{Gfn, Hpa};
 use iommu::dirty_mode::DirtyHardware;
 use iommu::tables::{AnyFormat, Entry, EntryFormat, Leaf};
-use iommu::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
+use iommu::unit::{DomainId, Fault, HostUnit, Scope, SourceId, UnitError};
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -393,7 +393,7 @@ impl HostUnit for Driver<'_> {
         Ok(())
     }
 
-    fn take_fault(&mut self) -> Option<DmaFault> {
+    fn take_fault(&mut self) -> Option<Fault> {
         None
     }
 }

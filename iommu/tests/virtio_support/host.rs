@@ -5,7 +5,7 @@ use hv_core::memory::{FramePool, PhysMemory};
 use hv_core::testing::Arena;
 use hv_core::{Hpa, PAGE_SIZE};
 use iommu::tables::VtdSecondStage;
-use iommu::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
+use iommu::unit::{DomainId, Fault, HostUnit, Scope, SourceId, UnitError};
 use iommu::{Iommu, Parts};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -50,7 +50,7 @@ impl HostUnit for Willing {
         self.0.borrow_mut().push(Call::Invalidate);
         Ok(())
     }
-    fn take_fault(&mut self) -> Option<DmaFault> {
+    fn take_fault(&mut self) -> Option<Fault> {
         None
     }
 }

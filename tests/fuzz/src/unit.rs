@@ -4,7 +4,7 @@ use hv_core::dirty::DirtyLog;
 use hv_core::memory::{FramePool, GuestMemory, Slot};
 use hv_core::testing::Arena;
 use hv_core::{Gfn, Hpa, PAGE_SIZE};
-use iommu::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
+use iommu::unit::{DomainId, Fault, HostUnit, Scope, SourceId, UnitError};
 use iommu::{Iommu, Parts, tables::VtdSecondStage};
 use std::sync::atomic::AtomicU64;
 
@@ -43,7 +43,7 @@ impl HostUnit for Willing {
         Ok(())
     }
 
-    fn take_fault(&mut self) -> Option<DmaFault> {
+    fn take_fault(&mut self) -> Option<Fault> {
         None
     }
 }

@@ -5,6 +5,7 @@ use crate::device::{Edu, VECTOR};
 use crate::remapping::{self, AnyRemapping, Virtio, VirtioError, Vtd};
 use hv_core::dirty::DirtyLog;
 use hv_core::memory::{AddSlotError, Frame, GuestMemory, PhysMemory, Slot};
+use hv_core::platform::apic::{ApicIdTooLarge, Msi};
 use hv_core::{Gfn, Hpa, PAGE_SHIFT, PAGE_SIZE};
 use iommu::addr::RangeError as IovaRangeError;
 use iommu::dmar::DmarError;
@@ -20,7 +21,7 @@ use strandline_rt::BootInfo;
 use strandline_rt::acpi::{AcpiError, Signature, Tables};
 use strandline_rt::apic::{LocalApic, Mode, NoX2Apic};
 use strandline_rt::memory_map::FreeMemory;
-use strandline_rt::pci::{ConfigPorts, EDU, Function, Message, PciError};
+use strandline_rt::pci::{ConfigPorts, EDU, Function, PciError};
 use strandline_rt::physical::{FirmwareMemory, IdentityMemory, MmioWindow, PhysRange};
 
 /// Frames for the IOMMU's tables and queue.
@@ -43,6 +44,8 @@ pub(crate) enum MachineError {
     NoEdu,
     #[error(transparent)]
     Apic(#[from] NoX2Apic),
+    #[error(transparent)]
+    ApicId(#[from] ApicIdTooLarge),
     #[error("too little memory")]
     Memory,
     #[error(transparent)]
@@ -141,7 +144,7 @@ impl Machine {
         let apic = LocalApic::enable(Mode::X2Apic)?;
         iommu.get().attach(0)?;
         function.enable(&config, true);
-        function.enable_msi(&config, Message::fixed(apic.id(), VECTOR)?)?;
+        function.enable_msi(&config, Msi::fixed(apic.id(), VECTOR)?)?;
         let edu = Edu::new(registers(function.bar(&config, 0)?)?).ok_or(MachineError::NoEdu)?;
         Ok(Self {
             edu,

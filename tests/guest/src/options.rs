@@ -11,6 +11,9 @@ pub enum Mode {
     Garbage,
     /// Has the device transfer where nothing is mapped, between operations.
     Stray,
+    /// Has the device send interrupt requests that it was not granted, between
+    /// operations.
+    Forge,
 }
 
 /// The options, all of the form `name=value`.
@@ -44,7 +47,7 @@ impl Default for Options {
 /// A word of the command line that is not an option.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "'{0}' is no option: seed=NUMBER, operations=NUMBER, pages=NUMBER, mode=work|garbage|stray, \
+    "'{0}' is no option: seed=NUMBER, operations=NUMBER, pages=NUMBER, mode=work|garbage|stray|forge, \
      faults=reported|unreported"
 )]
 pub struct BadOption<'a>(pub &'a str);
@@ -65,6 +68,7 @@ impl Options {
                         "work" => Mode::Work,
                         "garbage" => Mode::Garbage,
                         "stray" => Mode::Stray,
+                        "forge" => Mode::Forge,
                         _ => return Err(bad()),
                     }
                 }

@@ -5,6 +5,7 @@ use crate::machine::{Machine, MachineError};
 use hv_core::PAGE_SIZE;
 use iommu::Iova;
 use iommu::space::Access;
+use iommu::vtd::InterruptRequest;
 use ledger_guest::content::WORDS;
 use ledger_guest::ledger::{Ledger, Operation, Page};
 use ledger_guest::options::{Mode, Options};
@@ -14,6 +15,11 @@ const PROGRESS: u32 = 100;
 
 /// An IOVA that no slot uses.
 const NOWHERE: Iova = Iova::new(0x0ff0_0000);
+
+/// An entry of the host's interrupt remapping table that nobody has.
+const FORGED_ENTRY: u16 = 100;
+/// A vector of the host that nobody has.
+const FORGED_VECTOR: u64 = 0x77;
 
 /// Where slot `slot` begins. The second slot straddles two leaf tables.
 const fn slot_iova(slot: usize) -> u64 {
@@ -36,6 +42,13 @@ pub(crate) fn carry_out(
     }
     while ledger.operations() < options.operations {
         let operation = ledger.next_operation();
+        if options.mode == Mode::Forge
+            && let Operation::Load { slot, page } = operation
+        {
+            let content = ledger.entries()[usize::from(page)].content;
+            forge(machine, page_iova(slot, 0), page)?;
+            machine.fill(page, |word| content.word(word));
+        }
         perform(machine, operation)?;
         if options.mode == Mode::Stray && ledger.operations().is_multiple_of(8) {
             stray(machine)?;
@@ -99,5 +112,23 @@ fn stray(machine: &mut Machine) -> Result<(), MachineError> {
     machine.edu.start(Direction::Store, NOWHERE, WORDS * 8);
     machine.edu.finish();
     machine.take_faults(1);
+    Ok(())
+}
+
+/// The device interrupts the host with a message that it was not granted. The vector
+/// is in its buffer, which it loads from a page that is overwritten; a load of the
+/// whole buffer is to follow. The bits of the address that matter without remapping
+/// name the first CPU.
+fn forge(machine: &mut Machine, iova: Iova, page: Page) -> Result<(), MachineError> {
+    let message = InterruptRequest::message(FORGED_ENTRY);
+    machine.fill(page, |_| FORGED_VECTOR);
+    machine.map(iova, page, Access::Read)?;
+    machine.edu.start(Direction::Load, iova, 4);
+    machine.edu.finish();
+    machine.unmap(iova, 1)?;
+    machine
+        .edu
+        .start(Direction::Store, Iova::new(message.address), 4);
+    machine.edu.finish();
     Ok(())
 }

@@ -23,6 +23,8 @@ pub struct Moved {
     pub account: Account,
     /// Faults that the hardware of both machines recorded.
     pub dma_faults: u64,
+    /// Interrupt requests that the hardware of each machine refused, the source first.
+    pub interrupt_faults: [u64; 2],
 }
 
 /// Runs it to its end. The images are built once per test process.
@@ -45,6 +47,10 @@ pub fn execute(run: &Run) -> Outcome {
 pub fn migrates(run: &Run) -> Moved {
     let outcome = succeeds(run, Expect::Migrates);
     Moved {
+        interrupt_faults: [
+            outcome.source.interrupt_faults,
+            outcome.destination.interrupt_faults,
+        ],
         dma_faults: outcome.source.dma_faults + outcome.destination.dma_faults,
         dirty_mode: outcome.source.dirty_mode.unwrap_or_default().0,
         migrated: outcome.source.migrated.expect("a part of the verdict"),

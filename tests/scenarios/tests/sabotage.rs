@@ -1,4 +1,5 @@
-//! Negative controls: with one mechanism broken, the same run must lose pages.
+//! Negative controls: with one mechanism broken, the same run must lose pages, or be
+//! interrupted.
 //!
 //! A sabotage that goes unnoticed means that the main job would not notice a bug
 //! in that mechanism either.
@@ -112,6 +113,20 @@ fn pages_are_lost_if_mapped_pages_count_as_clean() {
 #[test]
 fn pages_are_lost_if_the_hypervisors_own_writes_are_not_logged() {
     machines_differ(Sabotage::EmulationDirty);
+}
+
+#[test]
+fn a_device_raises_any_vector_if_interrupts_are_not_remapped() {
+    let sabotage = Sabotage::InterruptRemapping;
+    let run = Run::broken("sabotage-interrupt-remapping", sabotage);
+    let outcome = execute(&run);
+    let verdict = judge(&outcome, Expect::Migrates);
+    let explained = explain(&run, &outcome, &verdict);
+    assert!(!verdict.is_pass(), "{explained}");
+    for seen in [&outcome.source, &outcome.destination] {
+        assert!(!seen.stray_interrupts.is_empty(), "{explained}");
+        assert_eq!(seen.interrupt_faults, 0, "{explained}");
+    }
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub(crate) struct Args {
     /// Have the two machines compare all pages at switchover as well
     #[arg(long)]
     verify: bool,
-    /// Break one mechanism in a test build; the run must then lose pages and fail
+    /// Break one mechanism in a test build; the run must then fail
     #[arg(long, value_enum, value_name = "NAME")]
     sabotage: Option<Sabotage>,
     /// Give up after this time on the wall clock

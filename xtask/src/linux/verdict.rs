@@ -2,7 +2,7 @@
 
 use super::console::Console;
 use crate::run::Outcome;
-use crate::verdict::Verdict;
+use crate::verdict::{Verdict, stray_interrupts};
 
 /// How far the guest's clock may be from the truth beside the time it stood still:
 /// its figures have two places, and the last is said some milliseconds before the end.
@@ -42,6 +42,7 @@ pub fn judge(
         return Verdict(refused);
     }
     let mut rules = Rules(refused);
+    rules.0.extend(stray_interrupts(outcome));
     rules.machines(outcome, expect.migrates);
     rules.session(console, expect.cpus);
     rules.clock(outcome, console);

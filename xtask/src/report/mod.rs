@@ -61,6 +61,10 @@ pub struct Report {
     /// Pages that the guest mapped for its device on either machine and that were
     /// refused, as they are none of its own or there was no room.
     pub mappings_refused: u64,
+    /// Whether devices could raise those interrupts only that they were granted.
+    pub interrupts_remapped: bool,
+    /// Interrupt requests that the remapping hardware of both machines refused.
+    pub interrupt_faults: u64,
     /// Pages that the guest found right at its end.
     pub pages_verified: u64,
     /// Pages that the guest found wrong, or that differed at switchover.
@@ -143,6 +147,12 @@ impl Report {
                 .source
                 .mappings_refused
                 .saturating_add(outcome.destination.mappings_refused),
+            interrupts_remapped: !(outcome.source.interrupts_unremapped
+                || outcome.destination.interrupts_unremapped),
+            interrupt_faults: outcome
+                .source
+                .interrupt_faults
+                .saturating_add(outcome.destination.interrupt_faults),
             pages_verified: account.verified,
             pages_lost: home.pages_lost(),
             pages_device_last: account.device_last,
@@ -245,6 +255,7 @@ mod tests {
             ("downtime_us", 1_234_567),
             ("dma_faults", 0),
             ("mappings_refused", 0),
+            ("interrupt_faults", 0),
             ("pages_verified", 4096),
             ("pages_lost", 1),
         ] {

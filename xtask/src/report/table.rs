@@ -100,6 +100,14 @@ impl Report {
                 grouped(self.mappings_refused),
                 "pages the guest mapped for its device and could not have",
             ),
+            row(
+                "interrupt faults",
+                grouped(self.interrupt_faults),
+                match self.interrupts_remapped {
+                    true => "interrupts are remapped",
+                    false => "interrupts are not remapped",
+                },
+            ),
         ]
     }
 

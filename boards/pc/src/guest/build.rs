@@ -22,7 +22,7 @@ use iommu::ivrs::IvrsError;
 use iommu::layer::TooFewPins;
 use iommu::reserved::ReservedRegion;
 use iommu::space::SpaceError;
-use iommu::unit::SourceId;
+use iommu::unit::{SourceId, UnitError};
 use iommu::viommu::any::{AnyViommu, Kind};
 use iommu::viommu::virtio::Cursor;
 use iommu::viommu::vtd::HOST_ADDRESS_WIDTH;
@@ -84,6 +84,9 @@ pub enum BuildError {
     /// The host's PCI device.
     #[error(transparent)]
     Device(#[from] PciError),
+    /// The device's interrupts.
+    #[error(transparent)]
+    Interrupts(#[from] UnitError),
     /// The device's first attachment.
     #[error(transparent)]
     Dma(#[from] SpaceError),
@@ -166,7 +169,7 @@ impl<'m> Guest<'m> {
         if host.kind == DeviceKind::Nvme && kind == Kind::Virtio {
             return Err(BuildError::NoTables);
         }
-        let device = Assigned::take(host, source_id, frames, pages)?;
+        let device = Assigned::take(host, source_id, &mut dma, frames, pages)?;
         if let Some((at, range)) = device.mapped_registers() {
             let at = Gpa::new(at.into());
             tables.map_device(at, Hpa::new(range.start), range.bytes)?;

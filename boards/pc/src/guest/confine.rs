@@ -8,9 +8,8 @@ use iommu::unit::SourceId;
 /// The PCI segment of the devices that there are drivers for.
 const SEGMENT: u16 = 0;
 
-/// The VT-d unit in `table`, the DMAR table, that translates for `device`.
-pub(super) fn vtd_for(table: &[u8], device: SourceId) -> Result<Drhd<'_>, BuildError> {
-    let dmar = Dmar::parse(table)?;
+/// The VT-d unit that translates for `device`.
+pub(super) fn vtd_for<'t>(dmar: &Dmar<'t>, device: SourceId) -> Result<Drhd<'t>, BuildError> {
     if let Some(region) = dmar.reserved_for(SEGMENT, device) {
         return Err(BuildError::Reserved { device, region });
     }
@@ -71,12 +70,13 @@ mod tests {
         rmrr[16..24].copy_from_slice(&0x8fffu64.to_le_bytes());
         rmrr[24..].copy_from_slice(&[1, 8, 0, 0, 0, 0, 2, 0]);
         let bytes = table(b"DMAR", &[&drhd, &rmrr]);
+        let dmar = Dmar::parse(&bytes).unwrap();
         assert_eq!(
-            vtd_for(&bytes, DEVICE).err(),
+            vtd_for(&dmar, DEVICE).err(),
             Some(refused(DEVICE, 0x7000, 0x8fff))
         );
-        assert!(vtd_for(&bytes, OTHER).is_ok());
-        let error = vtd_for(&bytes, DEVICE).err().unwrap().to_string();
+        assert!(vtd_for(&dmar, OTHER).is_ok());
+        let error = vtd_for(&dmar, DEVICE).err().unwrap().to_string();
         assert!(
             error.contains("00:02.0") && error.contains("0x7000 to 0x8fff"),
             "{error}"

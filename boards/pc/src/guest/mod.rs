@@ -27,8 +27,8 @@ mod unit;
 pub use build::{BuildError, Resources, add_memory};
 pub use unit::UNIT_FRAMES;
 
-use crate::events;
 use crate::worker::Worker;
+use crate::{events, vectors};
 use console::Console;
 use device::Assigned;
 use exits::ExitReport;
@@ -41,11 +41,11 @@ use hv_core::{Gpa, platform};
 use iommu::Iommu;
 use iommu::space::SpaceError;
 use iommu::tables::AnyFormat;
-use iommu::unit::DmaFault;
+use iommu::unit::Fault;
 use iommu::viommu::any::{AnyViommu, Kind};
 use iommu::viommu::virtio::Cursor;
 use iommu::viommu::{Service, Viommu};
-use log::info;
+use log::{error, info};
 use migration::VmError;
 use migration::stream::{MAX_SECTIONS, SectionId, SectionInfo};
 use strandline_rt::interrupts::VectorSet;
@@ -131,7 +131,7 @@ pub struct Guest<'m> {
     /// How the stream names the guest's parts.
     sections: Vec<SectionInfo, MAX_SECTIONS>,
     exits: ExitReport,
-    /// How many faults of the device were handed on.
+    /// How many faults of the device there were.
     faults: u64,
     /// How many pages that the guest maps for its device were refused, as reported.
     refused: u64,
@@ -268,10 +268,20 @@ impl<'m> Guest<'m> {
     /// like any other, and the guest may look for the fault when it hears.
     pub fn take_interrupts(&mut self, vectors: VectorSet) {
         self.hand_on_faults();
+        self.note_strangers(vectors);
         self.exits
             .update(self.vm.exits(), self.device.io_commands());
         self.receive_console_input();
         self.signal_device(vectors);
+    }
+
+    /// Tells the operator of vectors that nobody here sends: a device sent them that
+    /// nothing holds back.
+    fn note_strangers(&self, taken: VectorSet) {
+        for vector in taken.iter().filter(|it| !vectors::is_known(*it)) {
+            error!("an interrupt that nobody was granted: vector {vector:#x}");
+            events::emit("stray-interrupt", &[("vector", u64::from(vector).into())]);
+        }
     }
 
     /// Waits for the guest to end a line on its console with `word`.
@@ -332,28 +342,38 @@ impl<'m> Guest<'m> {
         }
     }
 
-    /// Faults of the device become faults of the guest's own unit.
+    /// Faults of the device become faults of the guest's own unit, but for its
+    /// interrupt requests: whom the host's messages go to is not the guest's business.
     fn hand_on_faults(&mut self) {
-        let before = self.faults;
+        let (mut transfers, mut interrupts) = (0u64, 0u64);
         for _ in 0..FAULT_BUDGET {
             let Some(fault) = self.dma.take_fault() else {
                 break;
             };
             self.faults += 1;
             self.log_fault(&fault);
-            self.viommu
-                .inject_fault(self.memory, fault.source, fault.iova, fault.write);
+            match fault {
+                Fault::Dma(fault) => {
+                    transfers += 1;
+                    self.viommu
+                        .inject_fault(self.memory, fault.source, fault.iova, fault.write);
+                }
+                Fault::Interrupt(_) => interrupts += 1,
+            }
         }
-        let count = self.faults - before;
-        if count > 0 {
-            events::emit("dma-fault", &[("count", count.into())]);
+        for (name, count) in [("dma-fault", transfers), ("interrupt-fault", interrupts)] {
+            if count > 0 {
+                events::emit(name, &[("count", count.into())]);
+            }
+        }
+        if transfers > 0 {
             self.send_viommu_interrupts();
         }
     }
 
     /// Names the first faults, and then ever fewer of them: a guest can provoke any
     /// number.
-    fn log_fault(&self, fault: &DmaFault) {
+    fn log_fault(&self, fault: &Fault) {
         if self.faults > NAMED_FAULTS && !self.faults.is_power_of_two() {
             return;
         }

@@ -8,11 +8,12 @@ use crate::host::Host;
 use hv_core::memory::FramePool;
 use iommu::amdvi;
 use iommu::dirty_mode::DirtyDecision;
+use iommu::dmar::{Dmar, DmarFlags};
 use iommu::host::amdvi::{AmdUnit, Facts};
 use iommu::host::any::AnyUnit;
 use iommu::host::vtd::{Implementation, VtdUnit};
 use iommu::unit::{HostUnit as _, SourceId};
-use log::info;
+use log::{info, warn};
 use raw_cpuid::cpuid;
 use strandline_rt::acpi;
 use strandline_rt::pci;
@@ -61,11 +62,15 @@ fn report(unit: &HostUnit<'_>) {
     if !unit.reports_faults() {
         info!("iommu: this unit refuses DMA without telling");
     }
+    if !unit.remaps_interrupts() {
+        warn!("iommu: interrupts are not remapped: the device could raise any vector here");
+    }
     events::emit(
         "iommu",
         &[
             ("unit", unit.into()),
             ("reports_faults", unit.reports_faults().into()),
+            ("remaps_interrupts", unit.remaps_interrupts().into()),
             ("dirty_mode", (&mode).into()),
             ("dirty_reason", (&reason).into()),
         ],
@@ -78,9 +83,13 @@ fn start_vtd<'m>(
     frames: &'m IdentityMemory,
     pool: FramePool,
 ) -> Result<Remapper<'m>, BuildError> {
-    let unit = confine::vtd_for(host.units.bytes(), device)?;
+    let dmar = Dmar::parse(host.units.bytes())?;
+    let unit = confine::vtd_for(&dmar, device)?;
     let registers = registers(unit.registers.raw(), VTD_WINDOW)?;
-    let unit = VtdUnit::start(registers, frames, pool, implementation())?;
+    let mut unit = VtdUnit::start(registers, frames, pool, implementation())?;
+    if dmar.flags().contains(DmarFlags::INTERRUPT_REMAPPING) {
+        unit.remap_interrupts()?;
+    }
     Ok(Remapper {
         unit: AnyUnit::Vtd(unit),
         source_id: device,

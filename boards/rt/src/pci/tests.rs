@@ -85,7 +85,7 @@ fn enabling_sets_memory_and_dma_and_silences_the_line() {
 fn a_message_goes_to_the_apic_with_the_vector() {
     let bus = Bus::with_edu();
     let edu = Function::find(&bus, EDU).unwrap();
-    let message = Message::fixed(5, 0x41).unwrap();
+    let message = Msi::fixed(5, 0x41).unwrap();
     edu.enable_msi(&bus, message).unwrap();
     assert_eq!(bus.register(0x44), 0xfee0_5000);
     assert_eq!(bus.register(0x48), 0);
@@ -93,7 +93,6 @@ fn a_message_goes_to_the_apic_with_the_vector() {
     assert_eq!(bus.register(0x40) >> 16 & 1, 1);
     edu.disable_msi(&bus).unwrap();
     assert_eq!(bus.register(0x40) >> 16 & 1, 0);
-    assert_eq!(Message::fixed(256, 0x41), Err(PciError::ApicId(256)));
 }
 
 #[test]
@@ -102,7 +101,7 @@ fn a_capability_list_without_end_or_msi_is_no_msi() {
     // A vendor capability that is its own successor.
     bus.registers.borrow_mut()[16] = 0x0000_4009;
     let edu = Function::find(&bus, EDU).unwrap();
-    let message = Message::fixed(0, 0x41).unwrap();
+    let message = Msi::fixed(0, 0x41).unwrap();
     assert_eq!(edu.enable_msi(&bus, message), Err(PciError::NoMsi(EDU)));
 }
 

@@ -14,6 +14,26 @@ pub struct Msi {
     pub data: u32,
 }
 
+impl Msi {
+    /// The message that raises `vector`, edge triggered, at the local APIC `apic_id`,
+    /// if nobody remaps it on its way.
+    ///
+    /// # Errors
+    /// The id needs more than the address's 8 bits.
+    pub fn fixed(apic_id: u32, vector: u8) -> Result<Self, ApicIdTooLarge> {
+        let apic_id = u8::try_from(apic_id).map_err(|_| ApicIdTooLarge(apic_id))?;
+        Ok(Self {
+            address: 0xfee0_0000 | u64::from(apic_id) << 12,
+            data: vector.into(),
+        })
+    }
+}
+
+/// A message cannot name this local APIC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("local APIC id {0:#x} is beyond the 8 bits of a message's address")]
+pub struct ApicIdTooLarge(pub u32);
+
 /// Which CPUs something is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Destination {
@@ -94,5 +114,21 @@ impl Message {
             (_, false) => Destination::Physical(id),
         };
         Some(Self { to, delivery })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fixed_message_reaches_the_apic_it_names_unless_its_id_is_too_large() {
+        let msi = Msi::fixed(5, 0x41).unwrap();
+        let message = Message {
+            to: Destination::Physical(5),
+            delivery: Delivery::Fixed(0x41),
+        };
+        assert_eq!(Message::from_msi(msi), Some(message));
+        assert_eq!(Msi::fixed(256, 0x41), Err(ApicIdTooLarge(256)));
     }
 }

@@ -10,7 +10,7 @@ use crate::Iova;
 use crate::amdvi::event::{EventCode, EventFlags};
 use crate::amdvi::registers::{EVENT_HEAD, EVENT_LOG, EVENT_TAIL};
 use crate::amdvi::{Buffer, Control, Event, Status};
-use crate::unit::{DmaFault, FaultCause, UnitError};
+use crate::unit::{DmaFault, Fault, FaultCause, InterruptFault, UnitError};
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::Hpa;
 use hv_core::memory::{FramePool, PhysMemory};
@@ -103,24 +103,33 @@ impl EventLog {
         registers.status().contains(Status::EVENT_OVERFLOW)
     }
 
-    /// The oldest event about a refused DMA. What the unit says about itself goes
+    /// The oldest event about something that was refused. What the unit says about itself goes
     /// to the operator.
     pub(super) fn take<R: Mmio>(
         &mut self,
         registers: &Registers<R>,
         mem: &impl PhysMemory,
-    ) -> Option<DmaFault> {
+    ) -> Option<Fault> {
         while let Some(event) = self.next(registers, mem) {
             let Some(refusal) = event.refusal() else {
                 log::error!("AMD-Vi: {:?} at {:#x}", event.code, event.address);
                 continue;
             };
-            return Some(DmaFault {
-                source: event.device,
+            let (source, cause) = (event.device, FaultCause::AmdVi(refusal));
+            if event.flags.contains(EventFlags::INTERRUPT) {
+                let index = event.interrupt_index();
+                return Some(Fault::Interrupt(InterruptFault {
+                    source,
+                    index,
+                    cause,
+                }));
+            }
+            return Some(Fault::Dma(DmaFault {
+                source,
                 iova: Iova::new(event.address).page_base(),
                 write: event.flags.contains(EventFlags::WRITE),
-                cause: FaultCause::AmdVi(refusal),
-            });
+                cause,
+            }));
         }
         // All is read: let the unit go on logging.
         if registers.status().contains(Status::EVENT_OVERFLOW) {

@@ -36,7 +36,7 @@ use crate::dirty_mode::{DirtyHardware, DirtyUpdate};
 use crate::domain::MAX_DEVICES;
 use crate::host::device_tlbs::{DeviceTlbs, MAX_COMMANDS};
 use crate::page_block::PageBlock;
-use crate::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
+use crate::unit::{DomainId, Fault, HostUnit, Scope, SourceId, UnitError};
 use events::EventLog;
 use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
@@ -209,7 +209,7 @@ impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<'_, R, M> {
         self.events.works()
     }
 
-    fn take_fault(&mut self) -> Option<DmaFault> {
+    fn take_fault(&mut self) -> Option<Fault> {
         self.events.take(&self.registers, self.mem)
     }
 }

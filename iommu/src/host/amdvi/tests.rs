@@ -7,7 +7,7 @@ use crate::amdvi::{Control, Features, Status};
 use crate::dirty_mode::{DirtyDecision, DirtyMode};
 use crate::ivrs::IvhdFlags;
 use crate::tables::AmdV1;
-use crate::unit::FaultCause;
+use crate::unit::{Fault, FaultCause};
 use crate::{Iova, IovaRange};
 use hv_core::memory::FramePool;
 use hv_core::testing::Arena;
@@ -279,14 +279,14 @@ fn faults_come_in_order_in_words_and_other_events_are_skipped() {
     fake.log_event(unit_event(EventCode::IotlbTimeout, 0x5000));
     assert_eq!(fake.dma(DEVICE, 7), None);
     fake.log_event(write_fault(SourceId::new(0x20), 0x9abc));
-    let fault = unit.take_fault().unwrap();
+    let fault = unit.take_fault().and_then(Fault::dma).unwrap();
     assert!(fault.write && fault.source == DEVICE);
     assert_eq!(fault.iova, Iova::new(0x7000));
     assert_eq!(
         fault.to_string(),
         "00:03.0: write at 0x7000 refused: the page is not mapped"
     );
-    let fault = unit.take_fault().unwrap();
+    let fault = unit.take_fault().and_then(Fault::dma).unwrap();
     assert_eq!((fault.source.raw(), fault.iova), (0x20, Iova::new(0x9000)));
     assert!(matches!(fault.cause, FaultCause::AmdVi(_)));
     assert_eq!(unit.take_fault(), None);
@@ -303,7 +303,7 @@ fn after_an_overflow_the_log_goes_on_and_what_it_held_is_read_first() {
         }
         assert!(fake.state().status.contains(Status::EVENT_OVERFLOW));
         for page in 0..255 {
-            let fault = unit.take_fault().unwrap();
+            let fault = unit.take_fault().and_then(Fault::dma).unwrap();
             assert_eq!(fault.iova.raw(), page << 12, "round {round}");
         }
         assert_eq!(unit.take_fault(), None);

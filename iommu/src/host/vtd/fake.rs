@@ -12,12 +12,14 @@ use crate::unit::SourceId;
 use crate::vtd::registers::*;
 use crate::vtd::{
     Capabilities, ContextCacheScope, ContextEntry, Descriptor, ExtendedCapabilities, FaultRecord,
-    FaultStatus, Global, IotlbScope, PasidCacheScope, PasidDescriptor, PasidIotlbScope,
-    QueueAddress, RootEntry,
+    FaultStatus, Global, InterruptCacheScope, InterruptEntry, InterruptFaultReason,
+    InterruptRequest, InterruptTableAddress, IotlbScope, PasidCacheScope, PasidDescriptor,
+    PasidIotlbScope, QueueAddress, RootEntry,
 };
 use core::cell::{RefCell, RefMut};
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
+use hv_core::platform::apic::Msi;
 use hv_core::testing::Arena;
 use hv_core::{Hpa, PAGE_SIZE};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -76,6 +78,9 @@ pub(super) struct State {
     device_tlbs: HashMap<(SourceId, u64), u64>,
     /// What devices with TLBs used.
     used: BTreeSet<(u16, u64)>,
+    /// IRTA, and what is cached of the table, absent entries too.
+    interrupt_table: u64,
+    interrupts: HashMap<u32, u128>,
 }
 
 pub(super) struct FakeUnit<'a> {
@@ -130,6 +135,8 @@ impl<'a> FakeUnit<'a> {
             with_tlb: HashSet::new(),
             device_tlbs: HashMap::new(),
             used: BTreeSet::new(),
+            interrupt_table: 0,
+            interrupts: HashMap::new(),
         };
         Self {
             arena,
@@ -158,6 +165,38 @@ impl<'a> FakeUnit<'a> {
             let wait = Descriptor::decode(read128(self.arena, state.queue.base + wait));
             state.carry_out(self.arena, wait.unwrap());
         }
+    }
+
+    /// An interrupt request of `device`: what reaches the CPUs, or why nothing does.
+    pub(super) fn interrupt(
+        &self,
+        device: SourceId,
+        msi: Msi,
+    ) -> Result<Msi, InterruptFaultReason> {
+        let mut state = self.state();
+        if !state.status.contains(Global::INTERRUPT_REMAPPING) {
+            return Ok(msi);
+        }
+        let table = InterruptTableAddress::decode(state.interrupt_table);
+        let index = match InterruptRequest::decode(msi)? {
+            InterruptRequest::Remappable { index } => index,
+            InterruptRequest::Compatibility
+                if state.status.contains(Global::COMPATIBILITY_INTERRUPTS) =>
+            {
+                return Ok(msi);
+            }
+            InterruptRequest::Compatibility => {
+                return Err(InterruptFaultReason::CompatibilityFormat);
+            }
+        };
+        if index >= table.entries() {
+            return Err(InterruptFaultReason::BeyondTable);
+        }
+        let in_memory = read128(self.arena, table.base + u64::from(index) * 16);
+        let raw = *state.interrupts.entry(index).or_insert(in_memory);
+        let entry = InterruptEntry::decode(raw, device)?;
+        assert!(!table.extended && !entry.level && entry.delivery == 0);
+        Ok(Msi::fixed(entry.destination >> 8, entry.vector).unwrap())
     }
 
     fn run_queue(&self) {
@@ -296,6 +335,15 @@ impl State {
                         .retain(|(of, page), _| *of != source || !block.contains(*page));
                 }
             }
+            Descriptor::InterruptCache(scope) => {
+                self.interrupts.retain(|index, _| match scope {
+                    InterruptCacheScope::Global => false,
+                    InterruptCacheScope::Entries {
+                        index: first,
+                        order,
+                    } => index >> order != u32::from(first) >> order,
+                });
+            }
             Descriptor::Wait { status, .. } => {
                 let status = status.unwrap();
                 let frame = arena.frame(Hpa::new(status.address & !0xfff)).unwrap();
@@ -312,8 +360,8 @@ impl State {
     fn command(&mut self, command: Global) {
         self.events.push(Event::Command(command));
         let lasting = command.difference(Global::ONE_SHOT);
-        let was_set = self.status & Global::ROOT_TABLE;
-        self.status = lasting | was_set | command & Global::ROOT_TABLE;
+        let tables = Global::ROOT_TABLE | Global::INTERRUPT_TABLE;
+        self.status = lasting | (self.status | command) & tables;
     }
 }
 
@@ -381,6 +429,7 @@ impl Mmio for FakeUnit<'_> {
     fn write64(&self, offset: usize, value: u64) {
         match offset {
             RTADDR => self.state().root = value,
+            IRTA => self.state().interrupt_table = value,
             IQA => {
                 let mut state = self.state();
                 state.wide = value & QueueAddress::WIDE != 0;

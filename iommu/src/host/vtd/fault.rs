@@ -5,9 +5,10 @@
 //! not how often.
 
 use super::registers::Registers;
-use crate::unit::{DmaFault, FaultCause};
+use crate::unit::{DmaFault, Fault, FaultCause, InterruptFault};
+use crate::vtd::interrupt_fault::index_of;
 use crate::vtd::registers::{EVENT_MASK, FECTL};
-use crate::vtd::{Capabilities, FaultRecord, FaultStatus, RequestKind};
+use crate::vtd::{Capabilities, FaultRecord, FaultStatus, InterruptFaultReason, RequestKind};
 use hv_core::mmio::Mmio;
 
 /// Where the records are, and which one is to be read next.
@@ -37,12 +38,12 @@ impl FaultReader {
     }
 
     /// The oldest fault, whose record is freed.
-    pub(super) fn take<R: Mmio>(&mut self, registers: &Registers<R>) -> Option<DmaFault> {
+    pub(super) fn take<R: Mmio>(&mut self, registers: &Registers<R>) -> Option<Fault> {
         let status = registers.fault_status();
         if !status.contains(FaultStatus::PENDING) {
             // Every record is free again: let the unit go on recording.
             if status.contains(FaultStatus::OVERFLOW) {
-                log::warn!("VT-d: DMA faults were lost, all records were in use");
+                log::warn!("VT-d: faults were lost, all records were in use");
                 registers.clear_fault_status(FaultStatus::OVERFLOW);
             }
             return None;
@@ -53,11 +54,19 @@ impl FaultReader {
         let in_use = self.offset + index * FaultRecord::SIZE + FaultRecord::IN_USE_OFFSET;
         registers.window.write32(in_use, FaultRecord::IN_USE);
         self.next = (index + 1) % self.records;
-        Some(DmaFault {
-            source: record.source,
-            iova: record.page,
-            write: record.kind == RequestKind::Write,
-            cause: FaultCause::Vtd(record.reason),
+        let (source, cause) = (record.source, FaultCause::Vtd(record.reason));
+        Some(match InterruptFaultReason::from_code(record.reason) {
+            Some(_) => Fault::Interrupt(InterruptFault {
+                source,
+                index: index_of(record.page.raw()),
+                cause,
+            }),
+            None => Fault::Dma(DmaFault {
+                source,
+                iova: record.page,
+                write: record.kind == RequestKind::Write,
+                cause,
+            }),
         })
     }
 

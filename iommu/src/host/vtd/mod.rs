@@ -20,6 +20,7 @@
 
 mod choice;
 mod fault;
+mod interrupts;
 mod invalidation;
 mod legacy_tables;
 mod queue;
@@ -41,7 +42,7 @@ use crate::dirty_mode::{DirtyHardware, DirtyUpdate};
 use crate::domain::MAX_DEVICES;
 use crate::host::device_tlbs::{DeviceTlbs, MAX_COMMANDS};
 use crate::tables::AnyFormat;
-use crate::unit::{DmaFault, DomainId, HostUnit, Scope, SourceId, UnitError};
+use crate::unit::{DomainId, Fault, HostUnit, InterruptTarget, Scope, SourceId, UnitError};
 use crate::vtd::{Capabilities, ExtendedCapabilities, FaultStatus};
 use choice::Translation;
 use core::fmt;
@@ -49,6 +50,8 @@ use fault::FaultReader;
 use hv_core::Hpa;
 use hv_core::memory::{FramePool, PhysMemory};
 use hv_core::mmio::Mmio;
+use hv_core::platform::apic::Msi;
+use interrupts::InterruptTable;
 use queue::Queue;
 use registers::Registers;
 use tables::{Tables, Target};
@@ -69,6 +72,8 @@ pub struct VtdUnit<'m, R, M> {
     queue: Queue<'m>,
     device_tlbs: DeviceTlbs,
     faults: FaultReader,
+    /// `None`: every interrupt request passes as it is.
+    interrupts: Option<InterruptTable>,
 }
 
 impl<R: Mmio, M: PhysMemory> VtdUnit<'_, R, M> {
@@ -224,7 +229,19 @@ impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<'_, R, M> {
         self.device_tlbs.allow(device, tlb)
     }
 
-    fn take_fault(&mut self) -> Option<DmaFault> {
+    fn remaps_interrupts(&self) -> bool {
+        self.interrupts.is_some()
+    }
+
+    fn grant_interrupt(&mut self, device: SourceId, to: InterruptTarget) -> Result<Msi, UnitError> {
+        self.grant(device, to)
+    }
+
+    fn revoke_interrupts(&mut self, device: SourceId) -> Result<(), UnitError> {
+        self.revoke(device)
+    }
+
+    fn take_fault(&mut self) -> Option<Fault> {
         self.faults.take(&self.registers)
     }
 }

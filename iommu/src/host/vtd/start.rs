@@ -52,7 +52,7 @@ impl<'m, R: Mmio, M: PhysMemory> VtdUnit<'m, R, M> {
     /// Takes the unit over from whoever used it, with every device blocked.
     ///
     /// `window` is the unit's register window, of 4 KiB or what the DMAR table
-    /// says. `pool` gives three frames now and, for devices that are attached, one
+    /// says. `pool` gives three frames now, another for interrupts and, for devices that are attached, one
     /// for each PCI bus in legacy mode; in scalable mode one for each half of a bus
     /// and two for each device. The unit must be able to read `mem`'s frames at their
     /// addresses. Until this returns DMA may pass as it did before; on an error it
@@ -112,6 +112,7 @@ impl<'m, R: Mmio, M: PhysMemory> VtdUnit<'m, R, M> {
             queue,
             device_tlbs: DeviceTlbs::default(),
             faults,
+            interrupts: None,
         })
     }
 }

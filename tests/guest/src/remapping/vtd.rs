@@ -8,7 +8,7 @@ use iommu::dmar::Dmar;
 use iommu::host::vtd::{Implementation, VtdUnit};
 use iommu::space::{Access, Attachment, DmaSpace};
 use iommu::tables::VtdSecondStage;
-use iommu::unit::{DomainId, SourceId};
+use iommu::unit::{DomainId, Fault as UnitFault, SourceId};
 use iommu::{Iommu, IovaRange, Parts};
 use ledger_guest::ledger::DOMAINS;
 use strandline_rt::BootInfo;
@@ -92,7 +92,9 @@ impl Remapping for Vtd {
 
     fn take_fault(&mut self) -> Option<Fault> {
         loop {
-            let fault = self.layer.take_fault()?;
+            let UnitFault::Dma(fault) = self.layer.take_fault()? else {
+                continue;
+            };
             if fault.source == self.source {
                 return Some(Fault {
                     iova: fault.iova,

@@ -5,6 +5,7 @@ use super::Lender;
 use crate::guest::{get, put};
 use hv_core::device::edu::{self, Edu, EduError, EduState, Staging};
 use hv_core::memory::PhysMemory;
+use hv_core::platform::apic::Msi;
 use hv_core::{Hpa, PAGE_SIZE};
 use iommu::space::SpaceError;
 use iommu::{Iova, IovaRange};
@@ -27,6 +28,8 @@ pub(super) struct EduHandover<'m> {
     /// The state of the guest's device while it is not in the device: read out and
     /// not put back, or arrived and not put in yet.
     state: Option<EduState>,
+    /// What the device sends to interrupt the host.
+    message: Msi,
 }
 
 /// Why the device's state could not be moved.
@@ -50,14 +53,26 @@ impl<'m> EduHandover<'m> {
     /// How long saving and restoring take, in microseconds.
     pub(super) const DOWNTIME_US: u64 = edu::STATE_TRANSFER_US;
 
-    /// The device behind `registers`, with a page of the hypervisor for its state.
-    pub(super) fn new(registers: MmioWindow, memory: &'m IdentityMemory, staging: Hpa) -> Self {
+    /// The device behind `registers`, with a page of the hypervisor for its state, and
+    /// with `message` for its interrupt.
+    pub(super) fn new(
+        registers: MmioWindow,
+        memory: &'m IdentityMemory,
+        staging: Hpa,
+        message: Msi,
+    ) -> Self {
         Self {
             edu: Edu::new(registers),
             memory,
             staging,
             state: None,
+            message,
         }
+    }
+
+    /// What the device sends to interrupt the host.
+    pub(super) fn message(&self) -> Msi {
+        self.message
     }
 
     pub(super) fn is_resting(&self) -> bool {

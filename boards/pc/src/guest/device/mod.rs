@@ -21,18 +21,19 @@ use edu::EduHandover;
 use hv_core::clock::Clock;
 use hv_core::device::nvme::{GuestDma, SCRATCH_PAGES};
 use hv_core::memory::GuestMemory;
+use hv_core::platform::apic::Msi;
 use hv_core::platform::pci::{Bar, Interrupts, MAX_VECTORS, PassthroughFunction, Placement};
 use hv_core::vm::MmioRegion;
 use hv_core::{Gpa, Hpa};
 use iommu::Iova;
-use iommu::unit::SourceId;
+use iommu::unit::{InterruptTarget, SourceId, UnitError};
 use iommu::viommu::any::AnyViommu;
 use log::{error, info};
 use migration::VmError;
 use migration::stream::SectionInfo;
 use nvme::AssignedNvme;
 use strandline_rt::interrupts::{self, VectorSet};
-use strandline_rt::pci::{Message, PciError};
+use strandline_rt::pci::PciError;
 use strandline_rt::physical::{IdentityMemory, PhysRange};
 use strandline_rt::{cpu, pci};
 
@@ -69,6 +70,17 @@ struct Lender<'a, 'm> {
     dma: &'a mut Dma<'m>,
 }
 
+/// Lets the device raise `vector` on this CPU; the message that does.
+fn grant(
+    host: &Host,
+    source_id: SourceId,
+    dma: &mut Dma<'_>,
+    vector: u8,
+) -> Result<Msi, UnitError> {
+    let apic_id = host.apic.id();
+    dma.grant_interrupt(source_id, InterruptTarget { apic_id, vector })
+}
+
 impl<'a, 'm> Lender<'a, 'm> {
     fn new(device: &Assigned<'m>, dma: &'a mut Dma<'m>) -> Self {
         Self {
@@ -84,19 +96,26 @@ impl<'m> Assigned<'m> {
     pub(super) const GUEST_ID: SourceId = SourceId::new((NUMBER as u16) << 3);
 
     /// Takes the host's device for a guest: resets it, if it can be. `source_id` is
-    /// how the remapping unit sees it, which lets it reach nothing as yet. `pages`
-    /// are of the hypervisor.
+    /// how the remapping unit of `dma` sees it, which lets it reach nothing as yet.
+    /// `pages` are of the hypervisor.
     pub(super) fn take(
         host: &'m Host,
         source_id: SourceId,
+        dma: &mut Dma<'m>,
         frames: &'m IdentityMemory,
         pages: [Hpa; OWN_PAGES],
     ) -> Result<Self, BuildError> {
         reset(host);
         let registers = super::build::window(host.device.window)?;
+        let mut grant = |vector| grant(host, source_id, dma, vector);
         let kind = match host.kind {
-            DeviceKind::Edu => Kind::Edu(EduHandover::new(registers, frames, pages[0])),
-            DeviceKind::Nvme => Kind::Nvme(AssignedNvme::new(host, registers, frames, pages)?),
+            DeviceKind::Edu => {
+                let message = grant(vectors::DEVICE)?;
+                Kind::Edu(EduHandover::new(registers, frames, pages[0], message))
+            }
+            DeviceKind::Nvme => {
+                Kind::Nvme(AssignedNvme::new(host, registers, grant, frames, pages)?)
+            }
         };
         Ok(Self {
             host,
@@ -193,10 +212,7 @@ impl<'m> Assigned<'m> {
         let (function, config) = (self.host.device.function, &self.host.config);
         function.enable(config, bus_master);
         match (&self.kind, interrupts) {
-            (Kind::Edu(_), true) => {
-                let message = Message::fixed(self.host.apic.id(), vectors::DEVICE)?;
-                function.enable_msi(config, message)
-            }
+            (Kind::Edu(edu), true) => function.enable_msi(config, edu.message()),
             (Kind::Edu(_), false) => function.disable_msi(config),
             (Kind::Nvme(_), on) => function.enable_msix(config, on),
         }
@@ -317,6 +333,9 @@ impl Guest<'_> {
             error!("{error}");
         }
         reset(self.device.host);
+        if let Err(error) = self.dma.revoke_interrupts(self.device.source_id) {
+            error!("{error}");
+        }
     }
 }
 

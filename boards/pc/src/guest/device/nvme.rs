@@ -12,15 +12,17 @@ use hv_core::device::nvme::{
 };
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
+use hv_core::platform::apic::Msi;
 use hv_core::platform::pci::{MAX_VECTORS, MsixLayout};
 use hv_core::vm::{MmioRegion, Reason};
 use hv_core::{Gpa, Hpa};
 use iommu::space::SpaceError;
+use iommu::unit::UnitError;
 use iommu::{Iova, IovaRange};
 use log::error;
 use migration::VmError;
 use strandline_rt::cpu;
-use strandline_rt::pci::{Message, MsixPlace};
+use strandline_rt::pci::MsixPlace;
 use strandline_rt::physical::{IdentityMemory, MmioWindow};
 
 /// How long rebuilding may take, in microseconds. The source waits longer.
@@ -57,18 +59,19 @@ impl<'m> AssignedNvme<'m> {
     pub(super) const DOWNTIME_US: u64 = 50_000;
 
     /// The controller behind `registers`, which was reset. Its vectors are sent to
-    /// the host's; none is sent before MSI-X is turned on.
+    /// the host's, by the messages that `grant` gives for them; none is sent before
+    /// MSI-X is turned on.
     pub(super) fn new(
         host: &Host,
         registers: MmioWindow,
+        mut grant: impl FnMut(u8) -> Result<Msi, UnitError>,
         memory: &'m IdentityMemory,
         scratch: [Hpa; SCRATCH_PAGES],
     ) -> Result<Self, BuildError> {
         let place = host.device.function.msix_place(&host.config)?;
         let vectors = place.vectors.min(MAX_VECTORS as u16);
         for index in 0..vectors {
-            let vector = vectors::DEVICE_MSIX + index as u8;
-            let message = Message::fixed(host.apic.id(), vector)?;
+            let message = grant(vectors::DEVICE_MSIX + index as u8)?;
             program(&registers, &place, index, message);
         }
         Ok(Self {
@@ -201,7 +204,7 @@ type RingRanges = heapless::Vec<(IovaRange, Hpa), { 2 * MAX_QUEUES }>;
 
 /// Writes one entry of the device's own MSI-X table (PCI Local Bus Specification
 /// 3.0, section 6.8.2): address, data, and vector control without its mask.
-fn program(registers: &MmioWindow, place: &MsixPlace, index: u16, message: Message) {
+fn program(registers: &MmioWindow, place: &MsixPlace, index: u16, message: Msi) {
     let entry = place.table as usize + 16 * usize::from(index);
     registers.write32(entry, message.address as u32);
     registers.write32(entry + 4, (message.address >> 32) as u32);

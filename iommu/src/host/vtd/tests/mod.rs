@@ -1,4 +1,5 @@
 mod device_tlbs;
+mod interrupts;
 mod scalable;
 
 use super::fake::{Event, FakeUnit, is_wait};
@@ -314,14 +315,15 @@ fn faults_come_in_order_and_lost_ones_do_not_stop_the_next() {
     };
     fake.state().records = std::vec![record(0x1000).encode(), record(0x2000).encode()];
     fake.state().faults = FaultStatus::OVERFLOW;
-    let fault = unit.take_fault().unwrap();
+    let take = |unit: &mut Unit<'_>| unit.take_fault().and_then(Fault::dma).unwrap();
+    let fault = take(&mut unit);
     assert_eq!(fault.iova, Iova::new(0x1000));
     assert!(fault.write && fault.source == DEVICE);
     assert_eq!(fault.cause, crate::unit::FaultCause::Vtd(5));
     // The unit goes round: record 0 is newer than record 1 now.
     fake.state().records[0] = record(0x3000).encode();
-    assert_eq!(unit.take_fault().unwrap().iova, Iova::new(0x2000));
-    assert_eq!(unit.take_fault().unwrap().iova, Iova::new(0x3000));
+    assert_eq!(take(&mut unit).iova, Iova::new(0x2000));
+    assert_eq!(take(&mut unit).iova, Iova::new(0x3000));
     assert!(fake.state().faults.contains(FaultStatus::OVERFLOW));
     assert_eq!(unit.take_fault(), None);
     assert!(!fake.state().faults.contains(FaultStatus::OVERFLOW));
