@@ -55,6 +55,8 @@ pub const PM_TIMER_PORT: u16 = 0x608;
 const PM_TIMER_HZ: u32 = 3_579_545;
 /// The input of the I/O APIC that the serial port is wired to.
 pub const UART_PIN: usize = 4;
+/// The input for an IOMMU with an interrupt line.
+pub const IOMMU_PIN: u8 = 5;
 
 /// What a write to a port asks of the image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -346,7 +348,13 @@ impl Platform {
     /// The serial port's interrupt reaches the I/O APIC, and from there the CPU.
     fn wire_uart(&mut self) {
         let is_high = self.uart.requests_interrupt();
-        if let Some(msi) = self.ioapic.set_input(UART_PIN, is_high) {
+        self.set_input(UART_PIN, is_high);
+    }
+
+    /// An input of the I/O APIC is high or low from now on; when it rises, that is an
+    /// interrupt.
+    pub fn set_input(&mut self, pin: usize, is_high: bool) {
+        if let Some(msi) = self.ioapic.set_input(pin, is_high) {
             self.deliver(msi);
         }
     }

@@ -11,14 +11,14 @@ pub enum Mode {
     Garbage,
     /// Has the device transfer where nothing is mapped, between operations.
     Stray,
+    /// Has the device send interrupt requests that it was not granted, between
+    /// operations.
+    Forge,
     /// Misuses its CPU, ports and configuration space first, and checks the answers,
     /// then does the planned operations.
     Hostile,
     /// Ends with a triple fault.
     TripleFault,
-    /// Has the device send interrupt requests that it was not granted, between
-    /// operations.
-    Forge,
 }
 
 /// The options, all of the form `name=value`.
@@ -73,9 +73,9 @@ impl Options {
                         "work" => Mode::Work,
                         "garbage" => Mode::Garbage,
                         "stray" => Mode::Stray,
+                        "forge" => Mode::Forge,
                         "hostile" => Mode::Hostile,
                         "triple-fault" => Mode::TripleFault,
-                        "forge" => Mode::Forge,
                         _ => return Err(bad()),
                     }
                 }

@@ -159,6 +159,7 @@ impl Job {
         Run {
             memory: self.memory,
             vcpus: self.vcpus,
+            viommu: self.sources.viommu,
             disk: self.load.map(|_| DISK),
             max_bandwidth: self.max_bandwidth,
             downtime_limit: None,

@@ -306,6 +306,8 @@ impl<'m> Guest<'m> {
     }
 
     fn serve_viommu(&mut self) -> Result<(), SpaceError> {
+        // What the guest acknowledged is gone before there is more.
+        self.send_viommu_interrupts();
         if !self.viommu.is_idle() {
             let done = self
                 .viommu
@@ -340,6 +342,10 @@ impl<'m> Guest<'m> {
                 data: msi.data,
             });
         }
+        let line = self.viommu.interrupt_line();
+        self.vm
+            .platform()
+            .set_input(platform::IOMMU_PIN.into(), line);
     }
 
     /// Faults of the device become faults of the guest's own unit, but for its
