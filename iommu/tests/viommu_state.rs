@@ -125,7 +125,7 @@ fn a_unit_that_was_in_use_forgets_its_former_life() {
 fn state_of_another_version_or_configuration_is_refused() {
     let state = busy().unit.save();
     let mut bytes = state.as_bytes().to_vec();
-    bytes[0] = 2;
+    bytes[0] += 1;
     let other = VtdState::read_from_bytes(&bytes).unwrap();
     let mut unit = VtdViommu::new(&config());
     assert_eq!(unit.restore(&other), Err(StateError::Version(2)));
@@ -135,6 +135,11 @@ fn state_of_another_version_or_configuration_is_refused() {
         ..config()
     });
     assert_eq!(wide.restore(&state), Err(StateError::Configuration));
+    let mut without = VtdViommu::new(&VtdConfig {
+        interrupt_remapping: false,
+        ..config()
+    });
+    assert_eq!(without.restore(&state), Err(StateError::Configuration));
     let mut lonely = VtdViommu::new(&VtdConfig {
         devices: Passthroughs::new(),
         ..config()

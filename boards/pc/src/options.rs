@@ -40,6 +40,8 @@ pub struct Options<'a> {
     pub memory: u64,
     /// `viommu=`: the kind of IOMMU that the guest is given.
     pub viommu: Kind,
+    /// `interrupt-remapping=`: whether it offers to remap interrupts, if its kind can.
+    pub interrupt_remapping: bool,
     /// `vcpus=`: the guest's CPUs, 1 or 2.
     pub vcpus: usize,
     /// `max-bandwidth=`: what migration may send, bytes a second; `None`: no limit.
@@ -62,6 +64,7 @@ impl Default for Options<'_> {
             role: Role::None,
             memory: 64 << 20,
             viommu: Kind::Vtd,
+            interrupt_remapping: true,
             vcpus: 1,
             max_bandwidth: None,
             downtime_limit_us: 500_000,
@@ -82,8 +85,7 @@ pub const MAX_MEMORY: u64 = 3 << 30;
 /// pauses for a broken link.
 pub const MIN_BANDWIDTH: u64 = 64 << 10;
 
-const NAMES: &str =
-    "role, memory, vcpus, viommu, max-bandwidth, downtime-limit, migrate-after, verify, sabotage";
+const NAMES: &str = "role, memory, vcpus, viommu, interrupt-remapping, max-bandwidth, downtime-limit, migrate-after, verify, sabotage";
 
 /// What is wrong with the command line; the message names the word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -178,12 +180,9 @@ impl<'a> Options<'a> {
                 self.migrate_after_us =
                     span_us(value).ok_or(or_allowed("a time, for example 500ms or 2s"))?;
             }
-            "verify" => {
-                self.verify = match value {
-                    "on" => true,
-                    "off" => false,
-                    _ => return Err(or_allowed("on or off")),
-                };
+            "verify" => self.verify = switch(value).ok_or(or_allowed(SWITCH))?,
+            "interrupt-remapping" => {
+                self.interrupt_remapping = switch(value).ok_or(or_allowed(SWITCH))?;
             }
             "sabotage" => {
                 let sabotage = Sabotage::from_name(value).ok_or(or_allowed(SABOTAGES))?;
@@ -200,6 +199,16 @@ impl<'a> Options<'a> {
 
 const SABOTAGES: &str = "unmap-report, unmap-order, cpu-dirty, iotlb, mapped-dirty, emulation-dirty, evidence-drain or \
      interrupt-remapping";
+
+const SWITCH: &str = "on or off";
+
+fn switch(value: &str) -> Option<bool> {
+    match value {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
 
 /// Splits at the first word that is `--`: what is before it, and what is after.
 fn split_at_dashes(line: &str) -> (&str, &str) {
@@ -250,11 +259,12 @@ mod tests {
     #[test]
     fn every_option_is_understood() {
         let line = "role=source memory=128M vcpus=2 viommu=virtio max-bandwidth=4M downtime-limit=500ms \
-                    migrate-after=2s verify=on -- seed=7  role=x --";
+                    migrate-after=2s verify=on interrupt-remapping=off -- seed=7  role=x --";
         let expected = Options {
             role: Role::Source,
             memory: 128 << 20,
             viommu: Kind::Virtio,
+            interrupt_remapping: false,
             vcpus: 2,
             max_bandwidth: Some(4 << 20),
             downtime_limit_us: 500_000,

@@ -228,6 +228,7 @@ pub fn config() -> VtdConfig {
     VtdConfig {
         width: AddressWidth::Bits39,
         devices,
+        interrupt_remapping: true,
     }
 }
 

@@ -9,6 +9,7 @@
 //!   Vm::run  ->  Interrupted: faults to the vIOMMU, then the device's interrupt
 //!                MmioDone:    the vIOMMU's registers were touched: service
 //!                PciChanged:  route the device's interrupt, let it do DMA or not
+//!                in any case: what devices sent goes through the vIOMMU to the CPUs
 //!                Halted:      nothing to do for the guest
 //! ```
 //!
@@ -22,7 +23,7 @@ mod others;
 mod source;
 mod unit;
 
-pub use build::{BuildError, Resources, add_memory};
+pub use build::{BuildError, GuestIommu, Resources, add_memory};
 pub use unit::UNIT_FRAMES;
 
 use crate::worker::Worker;
@@ -30,14 +31,15 @@ use crate::{events, vectors};
 use device::Assigned;
 use exits::ExitReport;
 use heapless::Vec;
+use hv_core::Gpa;
 use hv_core::memory::GuestMemory;
+use hv_core::platform::apic::Request;
 use hv_core::svm::SvmVcpu;
 use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Vm};
-use hv_core::{Gpa, platform};
 use iommu::Iommu;
 use iommu::space::SpaceError;
 use iommu::tables::AnyFormat;
-use iommu::unit::Fault;
+use iommu::unit::{Fault, SourceId};
 use iommu::viommu::any::{AnyViommu, Kind};
 use iommu::viommu::virtio::Cursor;
 use iommu::viommu::{Service, Viommu};
@@ -191,14 +193,15 @@ impl<'m> Guest<'m> {
             }
             Event::Halted if self.viommu.is_idle() => Ok(Turn::Idle),
             Event::Halted => Ok(Turn::Busy),
-            Event::OtherCpu => Ok(Turn::Ran),
+            Event::InterruptRequested | Event::OtherCpu => Ok(Turn::Ran),
             Event::GuestExit(CONTENT) => Err(GuestEnd::Exit(0)),
             Event::GuestExit(status) => Err(GuestEnd::Exit(status)),
             Event::Fatal(error) => Err(error.into()),
         }
     }
 
-    /// Lends the virtual machine all registers on the guest's bus, and its console.
+    /// Lends the virtual machine all registers on the guest's bus, and its console; then
+    /// delivers what devices sent meanwhile.
     fn with_bus<T>(&mut self, act: impl FnOnce(&mut Machine<'m>, &mut Outside<'_, '_>) -> T) -> T {
         let bar = self.vm.platform().pci.window(0);
         let window = self.viommu.kind().window();
@@ -216,13 +219,33 @@ impl<'m> Guest<'m> {
             .trapped_registers(bar)
             .map(|it| regions.push(it));
         let console = &mut self.console;
-        act(
+        let result = act(
             &mut self.vm,
             &mut Outside {
                 mmio: &mut regions,
                 console: &mut |byte| console.write_bytes(&[byte]),
             },
-        )
+        );
+        self.deliver_requests();
+        result
+    }
+
+    /// Hands the interrupts that devices sent to the guest's CPUs, as the guest's IOMMU
+    /// will have them. Called after all that can make a device send one, so that none is
+    /// on its way when the guest is saved.
+    fn deliver_requests(&mut self) {
+        if !self.vm.platform().has_requests() {
+            return;
+        }
+        while let Some(Request { source, msi }) = self.vm.platform().take_request() {
+            let source = SourceId::new(source);
+            let message = self.viommu.remap_interrupt(self.memory, source, msi);
+            if let Some(message) = message {
+                self.vm.platform().deliver(message);
+            }
+        }
+        // A message that was refused is a fault.
+        self.send_viommu_interrupts();
     }
 
     /// Hands on what host interrupts brought. To be called with every set of
@@ -256,6 +279,7 @@ impl<'m> Guest<'m> {
             // There is room.
             let _ = self.vm.platform().receive(byte);
         }
+        self.deliver_requests();
     }
 
     fn serve_viommu(&mut self) -> Result<(), SpaceError> {
@@ -273,10 +297,7 @@ impl<'m> Guest<'m> {
 
     fn send_viommu_interrupts(&mut self) {
         while let Some(msi) = self.viommu.take_interrupt() {
-            self.vm.inject_msi(platform::apic::Msi {
-                address: msi.address,
-                data: msi.data,
-            });
+            self.vm.inject_msi(msi);
         }
     }
 

@@ -145,6 +145,7 @@ mod tests {
         queued_invalidation: true,
         device_tlb: false,
         interrupt_remapping: false,
+        extended_interrupts: false,
         pass_through: false,
         snoop_control: false,
         iotlb_offset: 0,

@@ -262,6 +262,7 @@ impl Guest<'_> {
         for vector in self.device.signalled(taken) {
             self.vm.platform().signal(0, vector);
         }
+        self.deliver_requests();
     }
 
     /// Whether the device is at rest. When it is, its interrupts are silenced, and
@@ -315,6 +316,7 @@ impl Guest<'_> {
         for vector in signalled {
             self.vm.platform().signal(0, vector);
         }
+        self.deliver_requests();
         Ok(())
     }
 
