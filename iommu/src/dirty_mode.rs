@@ -8,13 +8,18 @@
 //! [`DirtyReason`] come from.
 //!
 //! # Units that skip the bit of an entry that changed
-//! Their evidence is true only in leaves that nobody alters. An unmap of a part of a
-//! table could respect that: copy the table without the leaves to go, put the copy in
-//! its place, drain, and carry over the bits of the leaves that stay. This layer
-//! counts what is mapped writable instead, which rests on nothing the hardware does
-//! but the drain, and so is safe on all that drain. The copy would cost a frame and
-//! 512 stores for each small unmap, and let an unmap fail for want of a frame; and no
-//! unit is known that would gain by it.
+//! Their dirty bit is true only in leaves that nobody alters. AMD's are such units, as
+//! far as is known: a walk that finds its entry changed when it is about to set the bit
+//! lets the access go on, and which changes those are is not written. So the bit counts
+//! as long as a leaf stays in its table: for a harvest, which changes nothing but the
+//! evidence, at the end, and where an unmap cuts a whole table off. A writable leaf that
+//! is taken out by itself counts as written, which rests on nothing the hardware does
+//! but the drain.
+//!
+//! An unmap of a part of a table could keep the bit: copy the table without the leaves
+//! to go, put the copy in its place, drain, and carry over the bits of the leaves that
+//! stay. That would cost a frame and 512 stores for each small unmap, and let an unmap
+//! fail for want of a frame.
 //!
 //! # The accessed bit
 //! A page that no walk ended at since its bit was cleared *and* the cached
@@ -79,6 +84,11 @@ impl DirtyHardware {
         read_hides_write: false,
         spares_marked: false,
     };
+
+    /// Whether a write may leave the dirty bit clear in an entry that nobody altered.
+    fn hides_dirty_bits(&self) -> bool {
+        self.read_hides_write || self.spares_marked
+    }
 }
 
 /// What counts as evidence of a write.
@@ -91,6 +101,8 @@ pub enum DirtyMode {
     /// The accessed or the dirty bit of a writable leaf: a page may have been read
     /// only.
     AccessedBit,
+    /// The dirty bit, and that a leaf a device could write was taken out by itself.
+    DirtyBitWhileMapped,
     /// The dirty bit.
     DirtyBit,
 }
@@ -100,6 +112,7 @@ impl fmt::Display for DirtyMode {
         f.write_str(match self {
             Self::MappedWritable => "mapped-writable",
             Self::AccessedBit => "accessed-bit",
+            Self::DirtyBitWhileMapped => "dirty-bit-while-mapped",
             Self::DirtyBit => "dirty-bit",
         })
     }
@@ -151,12 +164,15 @@ impl DirtyDecision {
             (DirtyMode::MappedWritable, DirtyReason::NotCoherent)
         } else if !hardware.drains_updates {
             (DirtyMode::MappedWritable, DirtyReason::NotDrained)
-        } else if hardware.update == DirtyUpdate::Skipped {
+        } else if hardware.update == DirtyUpdate::Skipped && hardware.hides_dirty_bits() {
+            // An accessed bit may be skipped as a dirty bit may.
             (DirtyMode::MappedWritable, DirtyReason::Skipped)
         } else if hardware.read_hides_write {
             (DirtyMode::AccessedBit, DirtyReason::ReadHidesWrite)
         } else if hardware.spares_marked {
             (DirtyMode::AccessedBit, DirtyReason::SparesMarked)
+        } else if hardware.update == DirtyUpdate::Skipped {
+            (DirtyMode::DirtyBitWhileMapped, DirtyReason::Skipped)
         } else {
             (DirtyMode::DirtyBit, DirtyReason::Exact)
         };
@@ -174,7 +190,7 @@ impl DirtyDecision {
         match self.mode {
             DirtyMode::MappedWritable => u64::MAX,
             DirtyMode::AccessedBit => format.accessed() | format.dirty(),
-            DirtyMode::DirtyBit => format.dirty(),
+            DirtyMode::DirtyBitWhileMapped | DirtyMode::DirtyBit => format.dirty(),
         }
     }
 
@@ -183,8 +199,14 @@ impl DirtyDecision {
         match self.mode {
             DirtyMode::MappedWritable => format.accessed() | format.dirty(),
             DirtyMode::AccessedBit => 0,
-            DirtyMode::DirtyBit => format.accessed(),
+            DirtyMode::DirtyBitWhileMapped | DirtyMode::DirtyBit => format.accessed(),
         }
+    }
+
+    /// Whether a writable leaf that was taken out by itself counts as written whatever
+    /// its bits say.
+    pub(crate) fn altered_counts(self) -> bool {
+        self.mode == DirtyMode::DirtyBitWhileMapped
     }
 
     /// Whether there is something to harvest from the tables.
@@ -196,7 +218,7 @@ impl DirtyDecision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tables::{VtdFirstStage, VtdSecondStage, VtdSecondStageDirty};
+    use crate::tables::{AmdV1, VtdFirstStage, VtdSecondStage, VtdSecondStageDirty};
 
     const GOOD: DirtyHardware = DirtyHardware {
         update: DirtyUpdate::Rechecked,
@@ -239,6 +261,7 @@ mod tests {
             (
                 DirtyHardware {
                     update: DirtyUpdate::Skipped,
+                    read_hides_write: true,
                     ..GOOD
                 },
                 DirtyReason::Skipped,
@@ -250,6 +273,21 @@ mod tests {
             assert_eq!(decision.reason, reason);
         }
         assert_eq!(decide(GOOD).mode, DirtyMode::DirtyBit);
+    }
+
+    #[test]
+    fn a_unit_that_skips_bits_is_believed_as_long_as_nobody_alters_the_leaf() {
+        let skips = DirtyHardware {
+            update: DirtyUpdate::Skipped,
+            ..GOOD
+        };
+        let decision = DirtyDecision::new(AmdV1, skips);
+        assert_eq!(decision.mode, DirtyMode::DirtyBitWhileMapped);
+        assert_eq!(decision.reason, DirtyReason::Skipped);
+        assert_eq!(decision.evidence(AmdV1), 1 << 6);
+        assert_eq!(decision.preset(AmdV1), 1 << 5);
+        assert!(decision.altered_counts());
+        assert!(!DirtyDecision::new(AmdV1, GOOD).altered_counts());
     }
 
     #[test]

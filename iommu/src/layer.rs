@@ -119,6 +119,7 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
                 levels: parts.unit.levels(),
                 large_leaves: parts.unit.has_large_leaves(),
                 evidence: dirty.evidence(parts.format),
+                altered_counts: dirty.altered_counts(),
                 preset: dirty.preset(parts.format),
             },
             last_table: LastTable::default(),

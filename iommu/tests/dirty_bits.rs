@@ -8,13 +8,14 @@ mod common;
 use common::dirty::{FRAMES, Machine, TRUSTED, with_dirty_unit};
 use common::world::range;
 use iommu::DirtyBitmap;
-use iommu::dirty_mode::{DirtyHardware, DirtyMode, DirtyReason};
+use iommu::dirty_mode::{DirtyHardware, DirtyMode, DirtyReason, DirtyUpdate};
 use iommu::space::Access;
-use iommu::tables::{EntryFormat, VtdFirstStage, VtdSecondStageDirty};
+use iommu::tables::{AmdV1, EntryFormat, VtdFirstStage, VtdSecondStageDirty};
 
-fn in_both_formats(test: impl Fn(&mut dyn Scenario)) {
+fn in_every_format(test: impl Fn(&mut dyn Scenario)) {
     with_dirty_unit(VtdSecondStageDirty, TRUSTED, 32, |mut m| test(&mut m));
     with_dirty_unit(VtdFirstStage, TRUSTED, 32, |mut m| test(&mut m));
+    with_dirty_unit(AmdV1, TRUSTED, 32, |mut m| test(&mut m));
 }
 
 /// A machine of any format.
@@ -83,7 +84,7 @@ impl<F: EntryFormat> Scenario for Machine<'_, F> {
 
 #[test]
 fn an_unmap_reports_exactly_the_pages_written() {
-    in_both_formats(|machine| {
+    in_every_format(|machine| {
         machine.start();
         machine.map(0, 8, Access::ReadWrite);
         machine.map(600, 8, Access::ReadWrite);
@@ -99,7 +100,7 @@ fn an_unmap_reports_exactly_the_pages_written() {
 
 #[test]
 fn a_harvest_reports_each_write_once_and_costs_nothing_without_one() {
-    in_both_formats(|machine| {
+    in_every_format(|machine| {
         machine.start();
         machine.map(510, 4, Access::ReadWrite);
         let before = machine.invalidations();
@@ -118,7 +119,7 @@ fn a_harvest_reports_each_write_once_and_costs_nothing_without_one() {
 
 #[test]
 fn writes_before_tracking_do_not_count() {
-    in_both_formats(|machine| {
+    in_every_format(|machine| {
         machine.map(0, 4, Access::ReadWrite);
         machine.write(1);
         let before = machine.invalidations();
@@ -132,7 +133,7 @@ fn writes_before_tracking_do_not_count() {
 
 #[test]
 fn large_leaves_are_split_while_tracking_and_merged_after() {
-    in_both_formats(|machine| {
+    in_every_format(|machine| {
         machine.map(512, 512, Access::ReadWrite);
         let frames = machine.frames();
         assert_eq!(machine.write(700), 2);
@@ -151,7 +152,7 @@ fn large_leaves_are_split_while_tracking_and_merged_after() {
 
 #[test]
 fn mappings_that_meet_are_not_merged_into_one() {
-    in_both_formats(|machine| {
+    in_every_format(|machine| {
         machine.start();
         machine.map(512, 256, Access::ReadWrite);
         machine.map(768, 256, Access::ReadWrite);
@@ -173,6 +174,51 @@ fn a_leaf_that_cannot_be_split_is_reported_as_a_whole() {
         assert_eq!(machine.write(700), 2);
         assert_eq!(machine.harvest(), Vec::from_iter(512..1024));
         assert_eq!(machine.harvest(), []);
+    });
+}
+
+#[test]
+fn no_page_is_reported_that_was_read_only_or_not_written() {
+    in_every_format(|machine| {
+        machine.start();
+        machine.map(0, 4, Access::Read);
+        machine.map(4, 4, Access::ReadWrite);
+        // The second is an erratum of some hardware's: bits in a read-only page.
+        machine.read(0);
+        machine.write(1);
+        machine.read(4);
+        assert_eq!(machine.harvest(), []);
+        machine.read(5);
+        machine.write(6);
+        assert_eq!(machine.harvest_stopped(), [6]);
+        assert_eq!(machine.unmap(0, 8), [6]);
+    });
+}
+
+/// What a driver says of an AMD unit: a bit may be skipped in a leaf that is altered.
+const SKIPS: DirtyHardware = DirtyHardware {
+    update: DirtyUpdate::Skipped,
+    ..TRUSTED
+};
+
+#[test]
+fn where_bits_are_skipped_they_count_as_long_as_nobody_alters_the_leaf() {
+    with_dirty_unit(AmdV1, SKIPS, 32, |mut machine| {
+        machine.start();
+        Machine::map(&mut machine, 0, 8, Access::ReadWrite);
+        Machine::map(&mut machine, 8, 8, Access::Read);
+        machine.write(1);
+        machine.read(2);
+        assert_eq!(machine.harvest(), [1]);
+        assert_eq!(machine.harvest(), []);
+        machine.write(3);
+        assert_eq!(machine.harvest_stopped(), [3]);
+        // All of the table goes, and with it nothing that was not written.
+        assert_eq!(machine.unmap(0, 512), [3]);
+        Machine::map(&mut machine, 0, 8, Access::ReadWrite);
+        Machine::map(&mut machine, 8, 8, Access::Read);
+        Machine::map(&mut machine, 100, 1, Access::ReadWrite);
+        assert_eq!(machine.unmap(0, 16), Vec::from_iter(0..8));
     });
 }
 

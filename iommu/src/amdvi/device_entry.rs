@@ -27,6 +27,11 @@ pub enum DeviceEntry {
         root: u64,
         /// Mode, bits 11:9 of word 0: the number of levels, 1 to 6.
         levels: u8,
+        /// HAD, bits 8:7 of word 0: 11, the unit sets accessed and dirty bits (needs
+        /// [`Features::HOST_DIRTY`](super::Features::HOST_DIRTY) and
+        /// [`Features::HOST_ACCESSED`](super::Features::HOST_ACCESSED)); or 00, it sets
+        /// neither.
+        dirty: bool,
         /// DomainID, bits 15:0 of word 1: the tag of cached translations.
         domain: u16,
     },
@@ -34,6 +39,8 @@ pub enum DeviceEntry {
 
 /// V and TV: bits 0 and 1 of word 0.
 const VALID: u64 = 0b11;
+/// HAD: bits 8:7 of word 0.
+const HAD: u64 = 0b11 << 7;
 /// IR and IW: bits 61 and 62 of word 0.
 const ANY_ACCESS: u64 = 0b11 << 61;
 /// Bits 51:12 of word 0.
@@ -45,17 +52,21 @@ impl DeviceEntry {
     /// The size of a table with an entry for every requester id, in bytes.
     pub const TABLE: usize = Self::SIZE << 16;
 
-    /// Words 0 and 1; the others are zero. HAD stays 00, so that the unit sets no
-    /// accessed and dirty bits.
+    /// Words 0 and 1; the others are zero.
     pub const fn encode(self) -> [u64; 2] {
         match self {
             Self::Blocked => [VALID, 0],
             Self::Translated {
                 root,
                 levels,
+                dirty,
                 domain,
             } => [
-                VALID | ANY_ACCESS | put(levels as u64, 9, 3) | root & ROOT,
+                VALID
+                    | ANY_ACCESS
+                    | if dirty { HAD } else { 0 }
+                    | put(levels as u64, 9, 3)
+                    | root & ROOT,
                 domain as u64,
             ],
         }
@@ -72,6 +83,7 @@ impl DeviceEntry {
             (true, ANY_ACCESS, 1..=6) => Some(Self::Translated {
                 root: first & ROOT,
                 levels,
+                dirty: first & HAD == HAD,
                 domain: get(second, 0, 16) as u16,
             }),
             _ => None,
@@ -88,11 +100,19 @@ mod tests {
         let entry = DeviceEntry::Translated {
             root: 0x12_3456_7000,
             levels: 3,
+            dirty: false,
             domain: 0x99,
         };
         assert_eq!(entry.encode(), [0x6000_0012_3456_7603, 0x99]);
+        let sets_bits = DeviceEntry::Translated {
+            root: 0x12_3456_7000,
+            levels: 3,
+            dirty: true,
+            domain: 0x99,
+        };
+        assert_eq!(sets_bits.encode(), [0x6000_0012_3456_7783, 0x99]);
         assert_eq!(DeviceEntry::Blocked.encode(), [3, 0]);
-        for entry in [entry, DeviceEntry::Blocked] {
+        for entry in [entry, sets_bits, DeviceEntry::Blocked] {
             assert_eq!(DeviceEntry::decode(entry.encode()), Some(entry));
         }
     }

@@ -4,23 +4,28 @@
 //! "I/O Page Tables for Host Translations", the formats of I/O PDE and I/O PTE.
 //!
 //! ```text
-//!  63  62 61 60 59  58 52  51       12 11   9 8  7   6   5   4  3  2  1   0
-//! [ . |IW|IR|FC| 0 |  0  |  address   |  0   | .  .| D | A |MW|MR|LA|FI| PR]  leaf
-//! [ n |IW|IR| 0   0|  0  |  address   |next  |    entries in use (8)   | PR]  table
+//!  63  62 61 60 59  58 52  51       12 11   9  8  7   6   5   4  3  2  1   0
+//! [ . |IW|IR|FC| 0 |  0  |  address   |  0   | .|HV | D | A |MW|MR|LA|FI| PR]  leaf
+//! [ n |IW|IR| 0   0|  0  |  address   |next  |in use (8:6) | A |in use (4:1)| PR]  table
 //! ```
 //!
-//! Bits 1 to 4, 7, 8 and 63 are ignored by hardware. So are A and D (bits 5 and
-//! 6) as long as HAD in the device table entry is 00, as this driver has it. With
-//! them there is just room for the number of entries in use in a table, less one:
-//! bits 8:1, and bit 63 (n) on top.
+//! Bits 1 to 4, 7, 8 and 63 are ignored by hardware; so is 6 in an entry that leads
+//! to a table, since D is a leaf's. Bits 5 and 6 are ignored altogether with HAD = 00
+//! in the device table entry.
+//!
+//! The bits ignored in an entry that leads to a table are eight: one too few for the
+//! number of entries in use, which is kept modulo 256 therefore. Next Level = 7, by
+//! which one translation is written in several entries alike, is not used: there are
+//! no replicas whose dirty bits would have to be put together.
 //!
 //! # Detached entries
 //! They lose PR, IR and IW in one step: R and W alone would keep them *present
 //! without rights*, which hardware may cache, and a mapping made over them later
 //! would then not be seen before an invalidation. An entry that is not present is
 //! cached only by a unit with NpCache, for which the layer invalidates in any
-//! case. What speaks for keeping PR are dirty bits: hardware that finds PR gone
-//! may skip setting D for a write under way. This format has none.
+//! case. What would speak for keeping PR are dirty bits, since hardware that finds PR
+//! gone may skip setting D for a write under way; but it may do that for IW gone as
+//! well, so [`crate::dirty_mode`] does not count on D in a leaf that was detached.
 
 use super::format::{Entry, EntryFormat, Leaf};
 use crate::bits::{get, put};
@@ -58,13 +63,23 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Next Level, bits 11:9: the level of the table pointed to, 0 for a leaf of the
 /// size that is usual at its level.
 const NEXT_LEVEL: u32 = 9;
-/// Where the low part of the number of entries in use begins, and its width.
-const LIVE_LOW: u32 = 1;
-const LIVE_LOW_WIDTH: u32 = 8;
-/// Where its top bit is.
-const LIVE_TOP: u32 = 63;
+/// A: the unit used the entry.
+const ACCESSED: u64 = 1 << 5;
+/// D: the unit let a write through; in leaves only.
+const DIRTY: u64 = 1 << 6;
+/// HV, ignored: a harvest took the evidence out of A or D.
+const HARVESTED: u64 = 1 << 7;
+/// Where the number of entries in use is: its lowest bits, those behind A, and the
+/// top one. First bit, and width.
+const LIVE: [(u32, u32); 3] = [(1, 4), (6, 3), (63, 1)];
+/// The number is kept modulo this.
+const LIVE_WRAPS: u64 = 256;
 
-/// The version 1 format, without accessed and dirty bits.
+/// The version 1 format, with accessed and dirty bits, which a unit sets only if the
+/// device table entry says so.
+///
+/// Entries that point to tables have A set from the start, so that hardware has
+/// nothing to change in them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct AmdV1;
 
@@ -84,7 +99,8 @@ impl EntryFormat for AmdV1 {
         // levels permit all, the leaf decides.
         let bits = Bits::PRESENT | Bits::READ | Bits::WRITE;
         let next = put(u64::from(level) - 1, NEXT_LEVEL, 3);
-        self.with_live(bits.bits() | next | table.raw() & ADDRESS, live)
+        let entry = bits.bits() | ACCESSED | next | table.raw() & ADDRESS;
+        self.with_live(entry, live)
     }
 
     #[inline]
@@ -92,11 +108,14 @@ impl EntryFormat for AmdV1 {
         let bits = Bits::from_bits_truncate(entry);
         let address = Hpa::new(entry & ADDRESS);
         if level > 1 && get(entry, NEXT_LEVEL, 3) != 0 {
-            let low = get(entry, LIVE_LOW, LIVE_LOW_WIDTH);
-            let top = get(entry, LIVE_TOP, 1);
+            let (mut live, mut width) = (0, 0);
+            for (low, bits) in LIVE {
+                live |= get(entry, low, bits) << width;
+                width += bits;
+            }
             return Entry::Table {
                 table: address,
-                live: (top << LIVE_LOW_WIDTH | low) + 1,
+                live,
             };
         }
         let access = Access::new(
@@ -114,10 +133,16 @@ impl EntryFormat for AmdV1 {
     }
 
     fn with_live(self, entry: u64, live: u64) -> u64 {
-        let field = |value| {
-            put(value, LIVE_LOW, LIVE_LOW_WIDTH) | put(value >> LIVE_LOW_WIDTH, LIVE_TOP, 1)
-        };
-        entry & !field(u64::MAX) | field(live.saturating_sub(1))
+        let (mut entry, mut rest) = (entry, live);
+        for (low, bits) in LIVE {
+            entry = entry & !put(u64::MAX, low, bits) | put(rest, low, bits);
+            rest >>= bits;
+        }
+        entry
+    }
+
+    fn live_wraps(self) -> u64 {
+        LIVE_WRAPS
     }
 
     fn is_attached(self, entry: u64) -> bool {
@@ -126,6 +151,18 @@ impl EntryFormat for AmdV1 {
 
     fn revoked(self) -> u64 {
         !(Bits::PRESENT | Bits::READ | Bits::WRITE).bits()
+    }
+
+    fn accessed(self) -> u64 {
+        ACCESSED
+    }
+
+    fn dirty(self) -> u64 {
+        DIRTY
+    }
+
+    fn harvested(self) -> u64 {
+        HARVESTED
     }
 }
 
@@ -153,10 +190,10 @@ mod tests {
         assert_eq!(entry & !ours, 0x3000_0000_1234_5001);
         let entry = FORMAT.leaf(2, leaf(Access::ReadWrite));
         assert_eq!(entry & !ours, 0x7000_0000_1234_5001);
-        let entry = FORMAT.table(3, Hpa::new(0x9000), 512);
+        let entry = FORMAT.table(3, Hpa::new(0x9000), 255);
         assert_eq!(entry, 0xe000_0000_0000_9000 | 2 << 9 | 0x1ff);
         let entry = FORMAT.table(2, Hpa::new(0x9000), 1);
-        assert_eq!(entry, 0x6000_0000_0000_9000 | 1 << 9 | 1);
+        assert_eq!(entry, 0x6000_0000_0000_9000 | 1 << 9 | 0x23);
         assert_eq!(FORMAT.table(3, Hpa::new(0x9000), 512) & RESERVED, 0);
         assert_eq!(FORMAT.leaf(2, leaf(Access::Write)) & RESERVED, 0);
     }
@@ -181,14 +218,36 @@ mod tests {
     #[test]
     fn every_number_of_entries_in_use_reads_back_and_disturbs_nothing() {
         let table = Hpa::new(0x000f_ffff_ffff_f000);
-        for live in 1..=512 {
+        for number in 1..=512 {
             for level in 2..=4 {
-                let entry = FORMAT.with_live(FORMAT.table(level, table, 513 - live), live);
-                assert_eq!(entry, FORMAT.table(level, table, live));
+                let entry = FORMAT.with_live(FORMAT.table(level, table, 513 - number), number);
+                assert_eq!(entry, FORMAT.table(level, table, number));
+                let live = number % 256;
                 for entry in [entry, entry & FORMAT.revoked()] {
                     assert_eq!(FORMAT.decode(level, entry), Entry::Table { table, live });
                 }
             }
+        }
+    }
+
+    /// A unit that sets A in an entry for a table changes no number, and no leaf has
+    /// its bits of evidence anywhere else.
+    #[test]
+    fn no_bit_of_ours_is_one_that_hardware_sets() {
+        let ours = FORMAT.with_live(0, 255);
+        assert_eq!(ours.count_ones(), 8);
+        assert_eq!(ours & ACCESSED, 0);
+        for access in [Access::Read, Access::ReadWrite] {
+            let entry = FORMAT.leaf(1, leaf(access));
+            let evidence = ACCESSED | DIRTY | HARVESTED;
+            assert_eq!(entry & evidence, 0);
+            let decoded = FORMAT.decode(1, entry | evidence);
+            assert_eq!(decoded, Entry::Leaf(leaf(access)));
+            assert_eq!(
+                FORMAT.revoked() & evidence,
+                evidence,
+                "detaching keeps them"
+            );
         }
     }
 

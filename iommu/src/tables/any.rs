@@ -61,6 +61,10 @@ impl EntryFormat for AnyFormat {
         with!(self, format => format.with_live(entry, live))
     }
 
+    fn live_wraps(self) -> u64 {
+        with!(self, format => format.live_wraps())
+    }
+
     fn further(self, entry: u64, pages: u64) -> u64 {
         with!(self, format => format.further(entry, pages))
     }

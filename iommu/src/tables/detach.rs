@@ -3,9 +3,9 @@
 
 use super::pages::slot_pages;
 use super::{Entry, EntryFormat, Leaf, LeafPart, Pages, Place, Tables};
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::Hpa;
-use hv_core::memory::PhysMemory;
+use hv_core::memory::{PhysMemory, WORDS_PER_FRAME};
 
 /// Says of the leaf over `page` whether it stays.
 pub(crate) type Keep<'a> = &'a dyn Fn(u64, Leaf) -> bool;
@@ -25,7 +25,8 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
             Place::Leaves(part) => {
                 let gone = self.detach_leaves(part, keep, &mut hull);
                 if gone > 0 {
-                    self.set_live(part.parent, self.live(part.parent, 2) - gone);
+                    let live = self.live(part.parent, 2);
+                    self.set_live(part.parent, live.wrapping_sub(gone));
                 }
             }
             Place::Tables { root, pages } => {
@@ -67,9 +68,10 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
                         } else {
                             self.detach_below(table, level - 1, part, keep, hull)
                         };
-                        if below < live {
+                        let left = live.wrapping_sub(below);
+                        if self.is_in_use(table, left) {
                             if below > 0 {
-                                self.set_live(slot, live - below);
+                                self.set_live(slot, left);
                             }
                             continue;
                         }
@@ -81,6 +83,22 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
             gone += 1;
         }
         gone
+    }
+
+    /// Whether `table` has entries in use, of which it counts `live`, those that were
+    /// detached not among them.
+    fn is_in_use(&self, table: Hpa, live: u64) -> bool {
+        let wraps = self.format.live_wraps();
+        if !live.is_multiple_of(wraps) {
+            return true;
+        }
+        // As many as wrap, or none: what is in use is attached.
+        wraps <= WORDS_PER_FRAME as u64
+            && self.mem.frame(table).is_some_and(|frame| {
+                let is_attached =
+                    |slot: &AtomicU64| self.format.is_attached(slot.load(Ordering::Acquire));
+                frame.words().iter().any(is_attached)
+            })
     }
 
     /// Returns how many leaves went.

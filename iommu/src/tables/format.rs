@@ -25,7 +25,8 @@ pub enum Entry {
     Table {
         /// Its frame.
         table: Hpa,
-        /// How many of its entries are in use: 1 to 512.
+        /// How many of its entries are in use, 1 to 512, modulo
+        /// [`EntryFormat::live_wraps`].
         live: u64,
     },
     /// A leaf.
@@ -59,6 +60,10 @@ pub trait EntryFormat: Copy {
 
     /// `entry`, which points to a table, with another count of entries in use.
     fn with_live(self, entry: u64, live: u64) -> u64;
+
+    /// The number modulo which the count of entries in use is kept, a power of two.
+    /// Below 513 a count that is 0 leaves open whether the table is empty.
+    fn live_wraps(self) -> u64;
 
     /// A leaf of level 1 like `entry`, for the page `pages` after its own in host
     /// memory. What the hardware noted in it counts as a part of it.

@@ -52,6 +52,8 @@ pub(crate) struct Tables<'m, M, F> {
     /// The bits of a leaf any of which is evidence that a device wrote there; all
     /// of them where every page mapped writable counts.
     pub(crate) evidence: u64,
+    /// Whether a writable leaf that was taken out by itself counts as written.
+    pub(crate) altered_counts: bool,
     /// The bits that a new leaf has set although no device used it.
     pub(crate) preset: u64,
 }

@@ -1,12 +1,12 @@
 //! Where some pages are found: in a part of one leaf table, as mostly, or in many
 //! tables.
 
-use super::pages::slot_pages;
+use super::pages::{slot_index, slot_pages};
 use super::{Entry, EntryFormat, Pages, Tables};
 use core::slice;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::Hpa;
-use hv_core::memory::{FramePool, PhysMemory};
+use hv_core::memory::{FramePool, PhysMemory, WORDS_PER_FRAME};
 
 /// What is to be unmapped.
 #[derive(Clone, Copy)]
@@ -169,7 +169,33 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
             .slots
             .iter()
             .filter(|slot| self.leaf_in(slot).is_some());
-        (in_use.count() as u64) < live
+        let others = live.wrapping_sub(in_use.count() as u64);
+        self.is_shared_by(part, others)
+    }
+
+    /// Whether the table has entries in use besides those of `part`, by its count of
+    /// them.
+    fn is_shared_by(&self, part: &LeafPart<'m>, others: u64) -> bool {
+        let wraps = self.format.live_wraps();
+        if !others.is_multiple_of(wraps) {
+            return true;
+        }
+        // As many as wrap, or none.
+        wraps <= WORDS_PER_FRAME as u64
+            && match self.format.decode(2, part.parent.load(Ordering::Acquire)) {
+                Entry::Table { table, .. } => self.has_leaf_outside(table, part.pages),
+                Entry::Leaf(_) | Entry::Empty => false,
+            }
+    }
+
+    /// Whether a table of level 1 has a leaf beside those of `pages`.
+    fn has_leaf_outside(&self, table: Hpa, pages: Pages) -> bool {
+        let [first, last] = [pages.first, pages.last].map(|page| slot_index(1, page));
+        self.mem.frame(table).is_some_and(|frame| {
+            let slots = frame.words().iter().enumerate();
+            let mut outside = slots.filter(|(index, _)| *index < first || last < *index);
+            outside.any(|(_, slot)| self.leaf_in(slot).is_some())
+        })
     }
 
     /// How many entries are in use in the table behind a slot of a table of `level`.

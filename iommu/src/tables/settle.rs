@@ -116,11 +116,17 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
             leaf,
             mappings: if leaf.last { slots.len() as u64 } else { 0 },
             // The first one speaks for all: they are alike in the evidence too.
-            written: leaf.access.writes() && entry & self.evidence != 0,
+            written: leaf.access.writes() && self.is_evidence(entry),
         });
         if forget {
             clear(slots);
         }
+    }
+
+    /// Whether a leaf that was taken out, itself or with its table, shows a write.
+    #[inline(always)]
+    fn is_evidence(&self, entry: u64) -> bool {
+        entry & self.evidence != 0 || self.altered_counts && !self.format.is_attached(entry)
     }
 
     /// Gives back a table that has no entries in use.

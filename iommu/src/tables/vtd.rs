@@ -47,6 +47,8 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const LIVE_SHIFT: u32 = 52;
 /// Bits 61:52.
 const LIVE: u64 = 0x3ff << LIVE_SHIFT;
+/// More than there are entries: the number is exact.
+const LIVE_WRAPS: u64 = 0x400;
 
 /// The second-stage format, without accessed and dirty bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -100,6 +102,10 @@ impl EntryFormat for VtdSecondStage {
 
     fn with_live(self, entry: u64, live: u64) -> u64 {
         entry & !LIVE | (live << LIVE_SHIFT) & LIVE
+    }
+
+    fn live_wraps(self) -> u64 {
+        LIVE_WRAPS
     }
 
     fn hardware_writes(self) -> bool {

@@ -45,6 +45,10 @@ impl EntryFormat for VtdSecondStageDirty {
         VtdSecondStage.with_live(entry, live)
     }
 
+    fn live_wraps(self) -> u64 {
+        VtdSecondStage.live_wraps()
+    }
+
     fn is_attached(self, entry: u64) -> bool {
         VtdSecondStage.is_attached(entry)
     }

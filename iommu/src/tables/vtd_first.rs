@@ -65,6 +65,10 @@ impl EntryFormat for VtdFirstStage {
         VtdSecondStage.with_live(entry, live)
     }
 
+    fn live_wraps(self) -> u64 {
+        VtdSecondStage.live_wraps()
+    }
+
     fn is_attached(self, entry: u64) -> bool {
         entry & PRESENT != 0
     }

@@ -45,11 +45,27 @@ impl EntryFormat for Format {
         self.format.with_live(entry, live)
     }
 
+    fn live_wraps(self) -> u64 {
+        self.format.live_wraps()
+    }
+
     fn is_attached(self, entry: u64) -> bool {
         self.format.is_attached(entry)
     }
 
     fn revoked(self) -> u64 {
         self.format.revoked() | u64::from(self.keeps_present)
+    }
+
+    fn accessed(self) -> u64 {
+        self.format.accessed()
+    }
+
+    fn dirty(self) -> u64 {
+        self.format.dirty()
+    }
+
+    fn harvested(self) -> u64 {
+        self.format.harvested()
     }
 }

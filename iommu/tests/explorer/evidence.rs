@@ -1,7 +1,7 @@
 //! Evidence where dirty bits are hidden or stored plainly, and where it starts.
 
-use super::hardware::Variant;
-use super::stage::Mutation;
+use super::mutation::Mutation;
+use super::variant::Variant;
 use super::{Case, ONE_LEAF, Op, WHOLE_TABLE, verdict};
 use iommu::dirty_mode::{DirtyHardware, DirtyUpdate};
 

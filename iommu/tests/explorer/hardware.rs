@@ -5,81 +5,16 @@
 //! and may start below a cached pointer to the leaf table. A walk that ends at a
 //! leaf sets its accessed and dirty bits in a step of its own, in the manner of the
 //! [`Variant`]. A write that was let through lands in yet another step.
+//!
+//! Devices with a TLB of their own ask for translations before they access, keep what
+//! they are told, and what they send by it the unit lets pass as it is.
 
+use super::layout::Layout;
+use super::variant::Variant;
 use hv_core::memory::Frame;
 use hv_core::{Hpa, PAGE_SIZE};
-use iommu::dirty_mode::{DirtyHardware, DirtyUpdate};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-
-/// How the unit conducts itself where specifications leave it open, or wrongly.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Variant {
-    /// The update is atomic and only if the whole entry is still the one walked.
-    A,
-    /// Like A, also for an entry from the cache that is not dirty yet.
-    AInPlace,
-    /// An atomic OR without looking again.
-    B,
-    /// Like B, also for an entry from the cache.
-    BInPlace,
-    /// No update if the entry is not present any more; the access goes on.
-    C,
-    /// The same if it lost the right to write.
-    CWrite,
-    /// The update is buffered, and drained by the wait.
-    E,
-    /// Not even by the wait.
-    EUndrained,
-    /// A plain store of the entry that was read, with the dirty bit.
-    F,
-    /// The same with the accessed bit, also by reads.
-    FAccessed,
-    /// A cached entry that is not dirty lets writes pass.
-    G,
-    /// QEMU's first-stage unit: like `FAccessed`, like `G`, and nothing is set in an
-    /// entry that has either bit.
-    Emulated,
-    /// The wait does not wait for writes let through.
-    N,
-    /// The wait knows nothing of walks.
-    M,
-}
-
-impl Variant {
-    pub const ALL: [Self; 14] = [
-        Self::A,
-        Self::AInPlace,
-        Self::B,
-        Self::BInPlace,
-        Self::C,
-        Self::CWrite,
-        Self::E,
-        Self::EUndrained,
-        Self::F,
-        Self::FAccessed,
-        Self::G,
-        Self::Emulated,
-        Self::N,
-        Self::M,
-    ];
-
-    /// What a driver that knows its unit would say of it.
-    pub fn facts(self) -> DirtyHardware {
-        DirtyHardware {
-            update: match self {
-                Self::B | Self::BInPlace | Self::E | Self::EUndrained => DirtyUpdate::Atomic,
-                Self::C | Self::CWrite => DirtyUpdate::Skipped,
-                Self::F | Self::FAccessed | Self::Emulated => DirtyUpdate::PlainStore,
-                _ => DirtyUpdate::Rechecked,
-            },
-            coherent: true,
-            drains_updates: self != Self::EUndrained,
-            read_hides_write: matches!(self, Self::G | Self::Emulated),
-            spares_marked: self == Self::Emulated,
-        }
-    }
-}
 
 /// A table entry's place.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -100,8 +35,13 @@ struct Found {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Phase {
     Waiting,
-    Walking { table: Hpa, level: u8 },
+    Walking {
+        table: Hpa,
+        level: u8,
+    },
     Found(Found),
+    /// The device is being told.
+    Told(Found),
     Posted(Found),
     Done,
 }
@@ -114,6 +54,8 @@ pub struct Request {
     phase: Phase,
     /// Under way when the last invalidation came: it caches nothing.
     straddles: bool,
+    /// Under way when the devices were last told to forget: its device keeps nothing.
+    recalled: bool,
 }
 
 impl Request {
@@ -123,11 +65,16 @@ impl Request {
             write,
             phase: Phase::Waiting,
             straddles: false,
+            recalled: false,
         }
     }
 
     pub fn is_done(&self) -> bool {
         self.phase == Phase::Done
+    }
+
+    fn is_under_way(&self) -> bool {
+        !matches!(self.phase, Phase::Waiting | Phase::Done)
     }
 }
 
@@ -144,20 +91,15 @@ pub enum Effect {
     Walk(Hpa),
 }
 
-/// Bits of second-stage entries.
-const READ: u64 = 1 << 0;
-const WRITE: u64 = 1 << 1;
-const LARGE: u64 = 1 << 7;
-const ACCESSED: u64 = 1 << 8;
-const DIRTY: u64 = 1 << 9;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-
 #[derive(Clone, Hash)]
 pub struct Hardware {
     variant: Variant,
+    layout: Layout,
     root: Hpa,
     pub requests: Vec<Request>,
     translations: BTreeMap<u64, Found>,
+    /// What the devices keep.
+    device_tlb: BTreeMap<u64, Found>,
     leaf_tables: BTreeMap<u64, Hpa>,
     /// Bits not yet set, and whether the wait under way is for them.
     buffered: Vec<(Place, u64, bool)>,
@@ -173,12 +115,14 @@ pub enum Step {
 }
 
 impl Hardware {
-    pub fn new(variant: Variant, root: Hpa) -> Self {
+    pub fn new(variant: Variant, layout: Layout, root: Hpa) -> Self {
         Self {
             variant,
+            layout,
             root,
             requests: Vec::new(),
             translations: BTreeMap::new(),
+            device_tlb: BTreeMap::new(),
             leaf_tables: BTreeMap::new(),
             buffered: Vec::new(),
             keeps_tables: false,
@@ -204,12 +148,19 @@ impl Hardware {
             self.leaf_tables.clear();
         }
         for request in &mut self.requests {
-            let started = !matches!(request.phase, Phase::Waiting | Phase::Done);
             let walks = !matches!(request.phase, Phase::Posted(_));
-            request.straddles = started && !(walks && self.variant == Variant::M);
+            request.straddles = request.is_under_way() && !(walks && self.variant == Variant::M);
         }
         for (_, _, waited) in &mut self.buffered {
             *waited = true;
+        }
+    }
+
+    /// The devices forget what they keep, and will keep nothing of what is under way.
+    pub fn invalidate_devices(&mut self) {
+        self.device_tlb.clear();
+        for request in &mut self.requests {
+            request.recalled = request.is_under_way();
         }
     }
 
@@ -217,7 +168,8 @@ impl Hardware {
     pub fn is_drained(&self) -> bool {
         let requests_are = self.requests.iter().all(|request| {
             let posted = matches!(request.phase, Phase::Posted(_));
-            request.is_done() || !request.straddles || posted && self.variant == Variant::N
+            let awaited = request.straddles || request.recalled;
+            request.is_done() || !awaited || posted && self.variant == Variant::N
         });
         let bits_are = self.variant == Variant::EUndrained
             || self.buffered.iter().all(|(_, _, waited)| !waited);
@@ -244,6 +196,12 @@ impl Hardware {
             Phase::Waiting => self.look_up(index, frame),
             Phase::Walking { table, level } => self.walk(index, table, level, frame, generation),
             Phase::Found(found) => self.update(index, found, frame),
+            Phase::Told(found) => {
+                if !request.recalled {
+                    self.device_tlb.insert(request.page, found);
+                }
+                self.send(index, found)
+            }
             Phase::Posted(found) => {
                 self.requests[index].phase = Phase::Done;
                 Effect::Access {
@@ -258,19 +216,25 @@ impl Hardware {
 
     fn look_up<'m>(&mut self, index: usize, frame: &dyn Fn(Hpa) -> &'m Frame) -> Effect {
         let request = self.requests[index];
+        let Layout { write, dirty, .. } = self.layout;
+        // A translation that was asked for to read does not permit to write.
+        if let Some(kept) = self.device_tlb.get(&request.page).copied()
+            && (!request.write || kept.entry & write != 0 && kept.entry & dirty != 0)
+        {
+            return self.send(index, kept);
+        }
         let Some(hit) = self.translations.get(&request.page).copied() else {
             self.start_walk(index);
             return Effect::Nothing;
         };
         let in_place = matches!(self.variant, Variant::AInPlace | Variant::BInPlace);
         if !request.write {
-            return self.access_by_read(index, hit);
+            return self.let_through(index, hit);
         }
         let lets_pass = matches!(self.variant, Variant::G | Variant::Emulated);
-        if hit.entry & WRITE != 0 && (hit.entry & DIRTY != 0 || lets_pass) {
-            self.requests[index].phase = Phase::Posted(hit);
-            Effect::Nothing
-        } else if hit.entry & WRITE != 0 && in_place {
+        if hit.entry & write != 0 && (hit.entry & dirty != 0 || lets_pass) {
+            self.let_through(index, hit)
+        } else if hit.entry & write != 0 && in_place {
             self.update(index, hit, frame)
         } else {
             self.start_walk(index);
@@ -303,18 +267,17 @@ impl Hardware {
         let request = self.requests[index];
         let slot = (request.page >> (9 * u32::from(level - 1))) as usize & 511;
         let entry = frame(table).words()[slot].load(Ordering::SeqCst);
-        let right = if request.write { WRITE } else { READ };
         let phase = &mut self.requests[index].phase;
-        if entry & right == 0 {
+        if !self.layout.permits(entry, request.write) {
             *phase = Phase::Done;
-        } else if level == 1 || entry & LARGE != 0 {
+        } else if self.layout.is_leaf(entry, level) {
             *phase = Phase::Found(Found {
                 place: Place { table, index: slot },
                 entry,
                 generation: generation(request.page),
             });
         } else {
-            let table = Hpa::new(entry & ADDRESS);
+            let table = Layout::address(entry);
             let level = level - 1;
             *phase = Phase::Walking { table, level };
             if !request.straddles {
@@ -332,22 +295,30 @@ impl Hardware {
         frame: &dyn Fn(Hpa) -> &'m Frame,
     ) -> Effect {
         let request = self.requests[index];
-        let wanted = ACCESSED | if request.write { DIRTY } else { 0 };
+        let layout = self.layout;
+        let wanted = layout.accessed | if request.write { layout.dirty } else { 0 };
         let missing = wanted & !found.entry;
         let slot = &frame(found.place.table).words()[found.place.index];
         if missing != 0 {
             let now = slot.load(Ordering::SeqCst);
             match self.variant {
-                Variant::A | Variant::AInPlace | Variant::G | Variant::N | Variant::M => {
+                Variant::A
+                | Variant::AInPlace
+                | Variant::G
+                | Variant::N
+                | Variant::M
+                | Variant::Ats => {
                     if now != found.entry {
                         self.start_walk(index);
                         return Effect::Nothing;
                     }
                     slot.store(now | missing, Ordering::SeqCst);
                 }
-                Variant::B | Variant::BInPlace => slot.store(now | missing, Ordering::SeqCst),
-                Variant::C if now & (READ | WRITE) == 0 => {}
-                Variant::CWrite if now & WRITE == 0 => {}
+                Variant::B | Variant::BInPlace | Variant::AtsAtomic => {
+                    slot.store(now | missing, Ordering::SeqCst);
+                }
+                Variant::C if !layout.is_present(now) => {}
+                Variant::CWrite if !layout.permits(now, true) => {}
                 Variant::C | Variant::CWrite => slot.store(now | missing, Ordering::SeqCst),
                 Variant::E | Variant::EUndrained => {
                     self.buffered
@@ -365,12 +336,25 @@ impl Hardware {
         if !request.straddles {
             self.translations.insert(request.page, found);
         }
-        if request.write {
-            self.requests[index].phase = Phase::Posted(found);
-            Effect::Nothing
-        } else {
-            self.access_by_read(index, found)
+        self.let_through(index, found)
+    }
+
+    /// Translated: the access goes on, or its device is told so that it may.
+    fn let_through(&mut self, index: usize, found: Found) -> Effect {
+        if self.variant.has_device_tlbs() {
+            self.requests[index].phase = Phase::Told(found);
+            return Effect::Nothing;
         }
+        self.send(index, found)
+    }
+
+    /// The access itself: a write is posted, and lands later.
+    fn send(&mut self, index: usize, found: Found) -> Effect {
+        if self.requests[index].write {
+            self.requests[index].phase = Phase::Posted(found);
+            return Effect::Nothing;
+        }
+        self.access_by_read(index, found)
     }
 
     fn access_by_read(&mut self, index: usize, found: Found) -> Effect {

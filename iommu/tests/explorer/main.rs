@@ -10,25 +10,31 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unreachable_pub)]
 
+mod amd;
+mod device_tlb;
 mod evidence;
 mod hardware;
+mod layout;
+mod mutation;
 mod search;
 mod stage;
+mod variant;
 
-use hardware::{Request, Variant};
+use hardware::Request;
 use hv_core::dirty::{DirtyLog, DirtySource};
 use hv_core::memory::{FramePool, GuestMemory, Slot};
 use hv_core::{Gfn, Gpa, PAGE_SIZE};
 use iommu::dirty_mode::{DirtyHardware, DirtyUpdate};
 use iommu::space::{Access, Attachment, DmaSpace};
+use iommu::tables::AnyFormat;
 use iommu::unit::{DomainId, SourceId};
 use iommu::{Iommu, Iova, IovaRange, Parts};
+use mutation::Mutation;
 use search::{Pruned, Search, next};
-use stage::{
-    Driver, GUEST, GUEST_FRAMES, Mutation, Stage, TABLE_FRAMES, TABLES, Violation, Watched,
-};
+use stage::{Driver, GUEST, GUEST_FRAMES, Stage, TABLE_FRAMES, TABLES, Violation, Watched};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::AtomicU64;
+use variant::Variant;
 
 const DEVICE: SourceId = SourceId::new(8);
 
@@ -56,6 +62,7 @@ const WHOLE_TABLE: Op = Op::Unmap(512);
 struct Case {
     variant: Variant,
     facts: DirtyHardware,
+    format: AnyFormat,
     mutation: Mutation,
     mapped: u64,
     ops: Vec<Op>,
@@ -79,6 +86,7 @@ impl Case {
         Self {
             variant,
             facts,
+            format: AnyFormat::VtdSecondStageDirty,
             mutation: Mutation::None,
             mapped: 2,
             ops: ops.to_vec(),
@@ -139,6 +147,7 @@ fn with_layer(
         search,
         case.variant,
         case.facts,
+        case.format,
         case.mutation,
         &log,
         &words,
@@ -240,7 +249,7 @@ fn verdict(
 fn dirty_bits_are_exactly_as_safe_as_the_protocols_say() {
     use Variant::*;
     for variant in Variant::ALL {
-        let single_is_safe = matches!(variant, A | AInPlace | B | BInPlace | E);
+        let single_is_safe = matches!(variant, A | AInPlace | B | BInPlace | E | Ats | AtsAtomic);
         // Cutting a whole table off leaves its leaves as the walk found them.
         let table_is_safe = single_is_safe || matches!(variant, C | CWrite | F | FAccessed);
         for (unmap, is_safe) in [(ONE_LEAF, single_is_safe), (WHOLE_TABLE, table_is_safe)] {

@@ -7,14 +7,17 @@
 //! goes on. Software is sequentially consistent; what it knows is how far it is and
 //! what it read.
 
-use super::hardware::{Effect, Hardware, Request, Step, Variant, frame_of};
+use super::hardware::{Effect, Hardware, Request, Step, frame_of};
+use super::layout::Layout;
+use super::mutation::Mutation;
 use super::search::{Search, hash};
+use super::variant::Variant;
 use hv_core::dirty::DirtyLog;
 use hv_core::memory::{Frame, PhysMemory};
 use hv_core::testing::Arena;
 use hv_core::{Gfn, Hpa};
 use iommu::dirty_mode::DirtyHardware;
-use iommu::tables::{Entry, EntryFormat, Leaf, VtdSecondStageDirty};
+use iommu::tables::{AnyFormat, Entry, EntryFormat, Leaf};
 use iommu::unit::{DomainId, Fault, HostUnit, Scope, SourceId, UnitError};
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,43 +30,20 @@ pub const TABLES: Hpa = frame_of(GUEST_FRAMES, GUEST);
 /// How many words of a frame a state is told apart by; no others change.
 const WORDS: usize = GUEST_FRAMES as usize;
 
-/// One step left out or out of order. Seen from the hardware, a layer that
-/// invalidates at another moment is an invalidation that comes at another moment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mutation {
-    None,
-    /// No invalidation.
-    NoInvalidation,
-    /// The wait does not wait.
-    NoDrain,
-    /// No invalidation, but only when tracking starts.
-    StartKeepsCaches,
-    /// The wait does not wait, but only when tracking starts.
-    StartDoesNotWait,
-    /// The invalidation drops leaves only.
-    LeavesOnly,
-    /// Invalidation and drain come before all else.
-    DrainFirst,
-    /// They come at the end, after bits were read, and the report made.
-    DrainLast,
-    /// They come after the call returned.
-    DrainAfterReturn,
-    /// What a call reports does not arrive.
-    ReportDropped,
-}
-
 /// A run found something that must not be.
 pub struct Violation(pub &'static str);
 
 pub struct Stage<'m> {
     arena: Arena,
     search: RefCell<&'m mut Search>,
+    variant: Variant,
     pub hardware: RefCell<Hardware>,
     pub log: &'m DirtyLog<'m>,
     log_words: &'m [AtomicU64],
     pub mutation: Mutation,
     /// What the driver says of its unit.
     facts: DirtyHardware,
+    format: AnyFormat,
     /// Whether the hardware runs.
     running: Cell<bool>,
     /// How far software is, and a digest of what it read.
@@ -86,20 +66,23 @@ impl<'m> Stage<'m> {
         search: &'m mut Search,
         variant: Variant,
         facts: DirtyHardware,
+        format: AnyFormat,
         mutation: Mutation,
         log: &'m DirtyLog<'m>,
         log_words: &'m [AtomicU64],
     ) -> Self {
-        let mut hardware = Hardware::new(variant, TABLES);
+        let mut hardware = Hardware::new(variant, Layout::of(format), TABLES);
         hardware.keeps_tables = mutation == Mutation::LeavesOnly;
         Self {
             arena: Arena::new(GUEST, (GUEST_FRAMES + TABLE_FRAMES) as usize),
             search: RefCell::new(search),
+            variant,
             hardware: RefCell::new(hardware),
             log,
             log_words,
             mutation,
             facts,
+            format,
             running: Cell::new(false),
             position: Cell::new(0),
             knowledge: Cell::new(0),
@@ -228,8 +211,22 @@ impl<'m> Stage<'m> {
             Mutation::StartDoesNotWait if self.starting.get() => Mutation::NoDrain,
             other => other,
         };
-        if mutation != Mutation::NoInvalidation {
-            self.hardware.borrow_mut().invalidate();
+        let devices = || self.hardware.borrow_mut().invalidate_devices();
+        match mutation {
+            Mutation::NoInvalidation => {}
+            Mutation::DevicesKeepTheirs => self.hardware.borrow_mut().invalidate(),
+            Mutation::DevicesFirst => {
+                devices();
+                self.pause();
+                self.hardware.borrow_mut().invalidate();
+            }
+            _ => {
+                self.hardware.borrow_mut().invalidate();
+                if self.variant.has_device_tlbs() {
+                    self.pause();
+                }
+                devices();
+            }
         }
         if self.running.get() && mutation != Mutation::NoDrain {
             self.schedule(&|| self.hardware.borrow().is_drained());
@@ -251,7 +248,7 @@ impl<'m> Stage<'m> {
         table == TABLES
             || root.words().iter().any(|slot| {
                 let entry = slot.load(Ordering::SeqCst);
-                entry & 3 != 0 && entry & 0x000f_ffff_ffff_f000 == table.raw()
+                self.format.is_attached(entry) && Layout::address(entry) == table
             })
     }
 
@@ -313,40 +310,44 @@ pub struct Watched<'m>(pub &'m Stage<'m>);
 
 impl EntryFormat for Watched<'_> {
     fn leaf(self, level: u8, leaf: Leaf) -> u64 {
-        VtdSecondStageDirty.leaf(level, leaf)
+        self.0.format.leaf(level, leaf)
     }
 
     fn table(self, level: u8, table: Hpa, live: u64) -> u64 {
-        VtdSecondStageDirty.table(level, table, live)
+        self.0.format.table(level, table, live)
     }
 
     fn decode(self, level: u8, entry: u64) -> Entry {
         self.0.looked(entry);
-        VtdSecondStageDirty.decode(level, entry)
+        self.0.format.decode(level, entry)
     }
 
     fn with_live(self, entry: u64, live: u64) -> u64 {
-        VtdSecondStageDirty.with_live(entry, live)
+        self.0.format.with_live(entry, live)
+    }
+
+    fn live_wraps(self) -> u64 {
+        self.0.format.live_wraps()
     }
 
     fn is_attached(self, entry: u64) -> bool {
-        VtdSecondStageDirty.is_attached(entry)
+        self.0.format.is_attached(entry)
     }
 
     fn revoked(self) -> u64 {
-        VtdSecondStageDirty.revoked()
+        self.0.format.revoked()
     }
 
     fn accessed(self) -> u64 {
-        VtdSecondStageDirty.accessed()
+        self.0.format.accessed()
     }
 
     fn dirty(self) -> u64 {
-        VtdSecondStageDirty.dirty()
+        self.0.format.dirty()
     }
 
     fn harvested(self) -> u64 {
-        VtdSecondStageDirty.harvested()
+        self.0.format.harvested()
     }
 }
 

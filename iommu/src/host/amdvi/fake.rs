@@ -105,6 +105,12 @@ impl<'a> FakeUnit<'a> {
         }
     }
 
+    /// Whether it sets accessed and dirty bits for `device`.
+    pub(super) fn sets_dirty_bits(&self, device: SourceId) -> bool {
+        let in_memory = self.state().entry_in(self.arena, device);
+        matches!(in_memory, DeviceEntry::Translated { dirty: true, .. })
+    }
+
     /// Tells of something.
     pub(super) fn log_event(&self, event: Event) {
         self.state().log_event(self.arena, event);

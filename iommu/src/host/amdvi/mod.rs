@@ -33,6 +33,7 @@ pub use start::{Facts, StartError};
 use crate::IovaRange;
 use crate::amdvi::command::PageBlock;
 use crate::amdvi::{Command, DeviceEntry};
+use crate::dirty_mode::{DirtyHardware, DirtyUpdate};
 use crate::unit::{DomainId, Fault, HostUnit, Scope, SourceId, UnitError};
 use events::EventLog;
 use hv_core::memory::PhysMemory;
@@ -54,6 +55,8 @@ pub struct AmdUnit<R, M> {
     registers: Registers<R>,
     mem: M,
     caches_absent: bool,
+    /// Whether it is made to set accessed and dirty bits.
+    sets_dirty_bits: bool,
     table: Table,
     queue: Queue,
     events: EventLog,
@@ -90,6 +93,21 @@ impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<R, M> {
         self.caches_absent
     }
 
+    fn dirty_hardware(&self) -> DirtyHardware {
+        if !self.sets_dirty_bits {
+            return DirtyHardware::NONE;
+        }
+        // The update is interlocked, and skipped if the entry "no longer appears to
+        // require" it (2.2.7.4, on guest tables): by what changes is left open.
+        DirtyHardware {
+            update: DirtyUpdate::Skipped,
+            coherent: true,
+            drains_updates: true,
+            read_hides_write: false,
+            spares_marked: false,
+        }
+    }
+
     fn attach(&mut self, device: SourceId, domain: DomainId, root: Hpa) -> Result<(), UnitError> {
         let domain = number(domain)?;
         if !root.is_page_aligned() {
@@ -98,6 +116,7 @@ impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<R, M> {
         let entry = DeviceEntry::Translated {
             root: root.raw(),
             levels: LEVELS,
+            dirty: self.sets_dirty_bits,
             domain,
         };
         self.block(device)?;

@@ -98,6 +98,7 @@ impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
             registers,
             mem,
             caches_absent: facts.capability & CAPABILITY_NP_CACHE != 0,
+            sets_dirty_bits: features.contains(Features::HOST_ACCESSED | Features::HOST_DIRTY),
             table,
             queue,
             events,

@@ -3,7 +3,9 @@ use super::*;
 use crate::Iova;
 use crate::amdvi::event::EventCode;
 use crate::amdvi::{Control, Features, Status};
+use crate::dirty_mode::{DirtyDecision, DirtyMode};
 use crate::ivrs::IvhdFlags;
+use crate::tables::AmdV1;
 use crate::unit::{Fault, FaultCause};
 use hv_core::memory::FramePool;
 use hv_core::testing::Arena;
@@ -128,6 +130,30 @@ fn a_unit_that_never_logs_is_found_out_and_used_all_the_same() {
     unit.attach(DEVICE, domain(1), TABLE_A).unwrap();
     assert_eq!(fake.dma(DEVICE, 0), Some(TABLE_A.raw()));
     assert_eq!(unit.take_fault(), None);
+}
+
+#[test]
+fn a_unit_sets_dirty_bits_if_it_can_set_accessed_bits_too() {
+    let both = Features::HOST_ACCESSED | Features::HOST_DIRTY;
+    for (features, sets) in [
+        (Features::empty(), false),
+        (Features::HOST_DIRTY, false),
+        (Features::HOST_ACCESSED, false),
+        (both, true),
+    ] {
+        let arena = arena();
+        let fake = FakeUnit::new(&arena);
+        fake.state().features |= features;
+        let mut unit = start(&fake, &arena).unwrap();
+        unit.attach(DEVICE, domain(1), TABLE_A).unwrap();
+        assert_eq!(fake.sets_dirty_bits(DEVICE), sets);
+        let decision = DirtyDecision::new(AmdV1, unit.dirty_hardware());
+        let expected = match sets {
+            true => DirtyMode::DirtyBitWhileMapped,
+            false => DirtyMode::MappedWritable,
+        };
+        assert_eq!(decision.mode, expected);
+    }
 }
 
 #[test]
