@@ -8,6 +8,17 @@
 use crate::exits::Period;
 use serde::Deserialize;
 
+/// An event and when it was.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Stamped {
+    /// In microseconds of the machine's own clock; 0 if it does not say.
+    #[serde(default)]
+    pub at_us: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
 /// One event. All sizes are in bytes, all times in microseconds of the machine's
 /// own clock.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -40,6 +51,8 @@ pub enum Event {
         /// Why it is that and no more.
         dirty_reason: String,
     },
+    /// The guest said the word that its migration waits for (source).
+    Cue,
     /// A pre-copy round is complete (source).
     Round(Round),
     /// The guest is stopped, the last pages are about to go (source).
@@ -144,7 +157,7 @@ pub struct Migrated {
     pub dirty_emulation: u64,
 }
 
-impl Event {
+impl Stamped {
     /// Reads one line.
     ///
     /// # Errors
@@ -158,11 +171,15 @@ impl Event {
 mod tests {
     use super::*;
 
+    fn parse(line: &str) -> Result<Event, serde_json::Error> {
+        Stamped::parse(line).map(|stamped| stamped.event)
+    }
+
     #[test]
     fn every_event_of_the_schema_is_read() {
         let round = r#"{"event":"round","round":1,"pages":2,"zero":3,"bytes":4,"dirty_cpu":5,
             "dirty_mapped":6,"dirty_unmap":7,"dirty_emulation":8,"remaining":9,"rate":10}"#;
-        let Ok(Event::Round(round)) = Event::parse(round) else {
+        let Ok(Event::Round(round)) = parse(round) else {
             panic!("no round");
         };
         assert_eq!((round.round, round.dirty_unmap, round.rate), (1, 7, 10));
@@ -170,13 +187,13 @@ mod tests {
         let migrated = r#"{"event":"migrated","rounds":3,"pages_sent":17000,"bytes_sent":1,
             "downtime_us":15,"quiesce_us":1,"harvest_us":2,"pages_us":3,"audit_us":0,"state_us":4,"ack_us":5,
             "dirty_cpu":6,"dirty_mapped":7,"dirty_unmap":8,"dirty_emulation":9}"#;
-        let Ok(Event::Migrated(migrated)) = Event::parse(migrated) else {
+        let Ok(Event::Migrated(migrated)) = parse(migrated) else {
             panic!("no migrated");
         };
         assert_eq!((migrated.pages_sent, migrated.dirty_emulation), (17_000, 9));
 
         let exits = r#"{"event":"exits","us":1000000,"host-interrupt":1,"mmio":2}"#;
-        let Ok(Event::Exits(period)) = Event::parse(exits) else {
+        let Ok(Event::Exits(period)) = parse(exits) else {
             panic!("no exits");
         };
         assert_eq!((period.us, period.counts["mmio"]), (1_000_000, 2));
@@ -195,6 +212,7 @@ mod tests {
             ),
             (r#"{"event":"switchover"}"#, Event::Switchover),
             (r#"{"event":"resumed"}"#, Event::Resumed),
+            (r#"{"event":"cue"}"#, Event::Cue),
             (
                 r#"{"event":"mismatch","gfn":291}"#,
                 Event::Mismatch { gfn: 291 },
@@ -216,26 +234,39 @@ mod tests {
                 Event::GuestExit { status: 0 },
             ),
         ] {
-            assert_eq!(Event::parse(line).unwrap(), expected);
+            assert_eq!(parse(line).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn an_event_is_told_with_its_time_which_is_no_member_of_it() {
+        let line = r#"{"event":"exits","at_us":7,"us":1000000,"mmio":2}"#;
+        let Ok(Stamped {
+            at_us: 7,
+            event: Event::Exits(period),
+        }) = Stamped::parse(line)
+        else {
+            panic!("no exits at 7");
+        };
+        assert_eq!(period.counts.len(), 1);
     }
 
     #[test]
     fn unknown_events_and_members_are_ignored() {
         assert_eq!(
-            Event::parse(r#"{"event":"tea-time","sugar":2}"#).unwrap(),
+            parse(r#"{"event":"tea-time","sugar":2}"#).unwrap(),
             Event::Unknown
         );
         assert_eq!(
-            Event::parse(r#"{"event":"guest-exit","status":1,"why":"x"}"#).unwrap(),
+            parse(r#"{"event":"guest-exit","status":1,"why":"x"}"#).unwrap(),
             Event::GuestExit { status: 1 }
         );
     }
 
     #[test]
     fn a_known_event_that_lacks_a_member_is_an_error() {
-        let error = Event::parse(r#"{"event":"guest-exit"}"#).unwrap_err();
+        let error = parse(r#"{"event":"guest-exit"}"#).unwrap_err();
         assert!(error.to_string().contains("status"), "{error}");
-        Event::parse("panicked at").unwrap_err();
+        parse("panicked at").unwrap_err();
     }
 }

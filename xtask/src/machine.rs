@@ -1,6 +1,6 @@
 //! One QEMU process: its command line, its files, its end.
 
-use crate::events::Event;
+use crate::events::{Event, Stamped};
 use crate::iommu::Iommu;
 use crate::ledger;
 use crate::observation::{Exit, Observation};
@@ -180,10 +180,10 @@ impl Machine {
         let ended = self.process.try_wait().context("cannot wait for QEMU")?;
         let mut events = Vec::new();
         for line in self.events.lines()? {
-            match Event::parse(&line) {
-                Ok(event) => {
-                    self.seen.note_event(&event);
-                    events.push(event);
+            match Stamped::parse(&line) {
+                Ok(stamped) => {
+                    self.seen.note_event(&stamped);
+                    events.push(stamped.event);
                 }
                 Err(error) => self.seen.unreadable.push(format!("`{line}`: {error}")),
             }

@@ -1,6 +1,6 @@
 //! What was seen of one machine: its events, its guest's ledger, its end.
 
-use crate::events::{Event, Migrated, Round};
+use crate::events::{Event, Migrated, Round, Stamped};
 use crate::exits::Period;
 use crate::ledger::{Account, Line, LostPage};
 use std::collections::BTreeSet;
@@ -29,6 +29,32 @@ impl fmt::Display for Exit {
             Self::Emulator(status) => write!(f, "ended with QEMU's own status {status}"),
             Self::Killed => f.write_str("was killed"),
         }
+    }
+}
+
+/// When a guest came and went, in microseconds of the machine's own clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// It said the word that its migration waits for.
+    pub cue: Option<u64>,
+    /// It was stopped, to leave.
+    pub left: Option<u64>,
+    /// It arrived.
+    pub arrived: Option<u64>,
+    /// It ended.
+    pub ended: Option<u64>,
+}
+
+impl Times {
+    fn note(&mut self, at_us: u64, event: &Event) {
+        let time = match event {
+            Event::Cue => &mut self.cue,
+            Event::Switchover => &mut self.left,
+            Event::Resumed => &mut self.arrived,
+            Event::GuestExit { .. } => &mut self.ended,
+            _ => return,
+        };
+        *time = Some(at_us);
     }
 }
 
@@ -78,6 +104,8 @@ pub struct Observation {
     pub lost: Vec<LostPage>,
     /// Events and ledger lines that could not be read.
     pub unreadable: Vec<String>,
+    /// When what matters to the guest's clock was.
+    pub times: Times,
     /// The last event, for the report of a run that hangs.
     pub last_event: Option<Event>,
     /// How the machine ended.
@@ -86,8 +114,10 @@ pub struct Observation {
 
 impl Observation {
     /// Takes in one event.
-    pub fn note_event(&mut self, event: &Event) {
+    pub fn note_event(&mut self, stamped: &Stamped) {
+        let Stamped { at_us, event } = stamped;
         self.last_event = Some(event.clone());
+        self.times.note(*at_us, event);
         match event.clone() {
             Event::Boot { version, .. } => self.booted = Some(version),
             Event::Refused { reason } => self.refused = Some(reason),
@@ -117,7 +147,7 @@ impl Observation {
             Event::StrayInterrupt { vector } => self.stray_interrupts.push(vector),
             Event::Exits(period) => self.exits.push(period),
             Event::GuestExit { status } => self.guest_exit = Some(status),
-            Event::Unknown => {}
+            Event::Cue | Event::Unknown => {}
         }
     }
 

@@ -65,6 +65,7 @@ fn describe(event: &Event) -> Option<String> {
             round.dirty_unmap,
             round.remaining
         ),
+        Event::Cue => "the guest gives its cue".into(),
         Event::Switchover => "guest stopped, switching over".into(),
         Event::Migrated(migrated) => format!("migrated in {} rounds", migrated.rounds),
         Event::MigrationFailed { reason } => format!("migration failed: {reason}"),

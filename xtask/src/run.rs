@@ -66,6 +66,8 @@ pub struct Run {
     /// How long the guest runs before its migration starts, in the machine's time;
     /// `None` leaves it to the hypervisor.
     pub migrate_after: Option<Span>,
+    /// The word at the end of a line on the guest's console that starts the migration.
+    pub migrate_on: Option<String>,
     /// Whether the two machines compare all pages at switchover.
     pub verify: bool,
     /// The mechanism to break.
@@ -102,6 +104,7 @@ impl Run {
             // Little more than the device's state takes, so that it needs some rounds.
             downtime_limit: Some(Span::ms(305)),
             migrate_after: None,
+            migrate_on: None,
             verify: false,
             sabotage: None,
             cut: None,
@@ -236,6 +239,7 @@ impl Run {
                 self.downtime_limit.map(|it| it.to_string()),
             );
             give("migrate-after", self.migrate_after.map(|it| it.to_string()));
+            give("migrate-on", self.migrate_on.clone());
             options.push("--".to_owned());
             match &self.guest_line {
                 Some(line) => options.push(line.clone()),
@@ -314,7 +318,7 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::Migrated;
+    use crate::events::{Migrated, Stamped};
     use crate::observation::Exit;
 
     #[test]
@@ -327,6 +331,7 @@ mod tests {
             viommu: Viommu::Virtio,
             max_bandwidth: Some(Size::mib(4)),
             downtime_limit: Some(Span::ms(500)),
+            migrate_on: Some("now".into()),
             verify: true,
             sabotage: Some(Sabotage::UnmapReport),
             destination_memory: Some(Size::mib(32)),
@@ -335,7 +340,7 @@ mod tests {
         assert_eq!(
             run.options(Role::Source),
             "role=source memory=64M viommu=virtio verify=on sabotage=unmap-report max-bandwidth=4M \
-             downtime-limit=500ms -- seed=7 operations=600 faults=unreported mode=stray"
+             downtime-limit=500ms migrate-on=now -- seed=7 operations=600 faults=unreported mode=stray"
         );
         assert_eq!(
             run.options(Role::Destination),
@@ -345,11 +350,14 @@ mod tests {
 
     #[test]
     fn a_cut_is_due_at_its_event_and_not_before() {
+        let note = |source: &mut Observation, event| {
+            source.note_event(&Stamped { at_us: 0, event });
+        };
         let mut source = Observation::default();
         assert!(!Cut::InPreCopy.is_due(&source));
-        source.note_event(&Event::Connected);
+        note(&mut source, Event::Connected);
         assert!(Cut::InPreCopy.is_due(&source) && !Cut::AtSwitchover.is_due(&source));
-        source.note_event(&Event::Switchover);
+        note(&mut source, Event::Switchover);
         assert!(Cut::AtSwitchover.is_due(&source));
     }
 

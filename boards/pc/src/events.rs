@@ -1,8 +1,10 @@
 //! Machine-readable events: one JSON object (RFC 8259) a line on COM2, and what the
 //! operator asks for by the same port.
 
+use crate::clock::TscClock;
 use core::fmt::{self, Write};
-use spin::Mutex;
+use hv_core::clock::Clock;
+use spin::{Mutex, Once};
 use strandline_rt::serial::{Port, Serial};
 
 /// A member's value.
@@ -53,17 +55,33 @@ pub fn take_migration_request() -> bool {
     core::iter::from_fn(|| port.read_byte()).any(|byte| byte == MIGRATE)
 }
 
+static CLOCK: Once<TscClock> = Once::new();
+
+/// Has every event from now on say when it was, in microseconds of `clock`.
+pub fn set_clock(clock: TscClock) {
+    CLOCK.call_once(|| clock);
+}
+
 /// Writes an event: `emit("round", &[("pages", 12u64.into())])`.
 pub fn emit(event: &str, members: &[(&str, Value<'_>)]) {
     let mut port = COM2.lock();
     let port = port.get_or_insert_with(|| Serial::open(Port::Com2));
+    let at_us = CLOCK.get().map(Clock::now_us);
     // A serial port cannot fail.
-    let _ = write_event(port, event, members);
+    let _ = write_event(port, event, at_us, members);
 }
 
-fn write_event(out: &mut impl Write, event: &str, members: &[(&str, Value<'_>)]) -> fmt::Result {
+fn write_event(
+    out: &mut impl Write,
+    event: &str,
+    at_us: Option<u64>,
+    members: &[(&str, Value<'_>)],
+) -> fmt::Result {
     out.write_str("{\"event\":")?;
     write_text(out, &event)?;
+    if let Some(at_us) = at_us {
+        write!(out, ",\"at_us\":{at_us}")?;
+    }
     for (name, value) in members {
         out.write_str(",")?;
         write_text(out, name)?;
@@ -107,7 +125,7 @@ mod tests {
 
     fn line(event: &str, members: &[(&str, Value<'_>)]) -> String {
         let mut out = String::new();
-        write_event(&mut out, event, members).unwrap();
+        write_event(&mut out, event, None, members).unwrap();
         out
     }
 
@@ -125,6 +143,13 @@ mod tests {
             ),
             "{\"event\":\"x\",\"n\":18446744073709551615,\"ok\":true,\"why\":\"no\"}\n"
         );
+    }
+
+    #[test]
+    fn an_event_says_when_it_was_once_there_is_a_clock() {
+        let mut out = String::new();
+        write_event(&mut out, "cue", Some(17), &[]).unwrap();
+        assert_eq!(out, "{\"event\":\"cue\",\"at_us\":17}\n");
     }
 
     #[test]

@@ -39,6 +39,7 @@ fn main(boot: &'static BootInfo) -> ! {
     let config = unsafe { ConfigPorts::new() };
     let host =
         Host::discover(&firmware, config, boot.rsdp()).unwrap_or_else(|error| refuse(&error));
+    events::set_clock(host.clock);
     // SAFETY: the only call.
     let mut free = unsafe { FreeMemory::at_boot(boot) };
     let free_bytes = free.bytes();
@@ -149,9 +150,10 @@ fn host_guest(boot: &'static BootInfo, options: &Options<'_>, host: &Host, budge
         GuestEnd::Exit(status) => u64::from(status),
         GuestEnd::Error(_) | GuestEnd::Dma(_) => u64::MAX,
     };
-    guest.release_device();
+    // Its time ends here: a reset of its device takes some.
     info!("{end}");
     events::emit("guest-exit", &[("status", status.into())]);
+    guest.release_device();
     exit(match status {
         0 => Exit::Success,
         _ => Exit::Failure,
@@ -195,9 +197,9 @@ fn start_worker(boot: &BootInfo, options: &Options<'_>, host: &Host) -> Option<u
 }
 
 /// Runs the guest until it ends here; does not return when it leaves.
-fn send(
-    guest: &mut Guest<'_>,
-    options: &Options<'_>,
+fn send<'m>(
+    guest: &mut Guest<'m>,
+    options: &Options<'m>,
     link: &mut Ring<'_>,
     host: &Host,
 ) -> GuestEnd {
@@ -209,6 +211,9 @@ fn send(
         progress_timeout_ms: PROGRESS_TIMEOUT_MS,
         ..SourceParams::default()
     };
+    if let Some(word) = options.migrate_on {
+        guest.wait_for_cue(word);
+    }
     let mut record = RECORD.lock();
     let migration = Source::new(params, &mut record);
     match source::run(
@@ -216,7 +221,7 @@ fn send(
         migration,
         link,
         &host.clock,
-        options.migrate_after_us,
+        options.migrate_after_us(),
     ) {
         source::End::Guest(end) => end,
         source::End::Migrated => {

@@ -48,8 +48,12 @@ pub struct Options<'a> {
     pub max_bandwidth: Option<u64>,
     /// `downtime-limit=`: how long the guest may stand still, microseconds.
     pub downtime_limit_us: u64,
-    /// `migrate-after=`: when migration starts, microseconds after the guest did.
-    pub migrate_after_us: u64,
+    /// `migrate-after=`: when migration starts, microseconds after the guest did;
+    /// `None`: see [`Options::migrate_after_us`].
+    migrate_after_us: Option<u64>,
+    /// `migrate-on=`: migration starts when the guest ends a line on its console with
+    /// this word.
+    pub migrate_on: Option<&'a str>,
     /// `verify=`: whether the two machines compare all pages at switchover.
     pub verify: bool,
     /// `sabotage=`: the mechanism to break; only in a build that can.
@@ -68,7 +72,8 @@ impl Default for Options<'_> {
             vcpus: 1,
             max_bandwidth: None,
             downtime_limit_us: 500_000,
-            migrate_after_us: 500_000,
+            migrate_after_us: None,
+            migrate_on: None,
             verify: false,
             sabotage: None,
             guest: "",
@@ -81,11 +86,18 @@ pub const MEMORY_GRANULE: u64 = 2 << 20;
 /// The most memory a guest can have: its devices begin above.
 pub const MAX_MEMORY: u64 = 3 << 30;
 
+/// The longest word that a guest can start its migration with.
+pub const MAX_CUE: usize = 64;
+
 /// Slower than a record of the stream a second, and the destination would take the
 /// pauses for a broken link.
 pub const MIN_BANDWIDTH: u64 = 64 << 10;
 
-const NAMES: &str = "role, memory, vcpus, viommu, interrupt-remapping, max-bandwidth, downtime-limit, migrate-after, verify, sabotage";
+/// When migration starts if nothing is said of that, microseconds after the guest.
+const MIGRATE_AFTER_US: u64 = 500_000;
+
+const NAMES: &str = "role, memory, vcpus, viommu, interrupt-remapping, max-bandwidth, downtime-limit, \
+                     migrate-after, migrate-on, verify, sabotage";
 
 /// What is wrong with the command line; the message names the word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -134,6 +146,16 @@ impl<'a> Options<'a> {
         Ok(options)
     }
 
+    /// When migration starts, microseconds after the guest did. A guest that starts it
+    /// by a word is waited for.
+    pub fn migrate_after_us(&self) -> u64 {
+        let usual = match self.migrate_on {
+            Some(_) => u64::MAX,
+            None => MIGRATE_AFTER_US,
+        };
+        self.migrate_after_us.unwrap_or(usual)
+    }
+
     fn set(&mut self, name: &'a str, value: &'a str) -> Result<(), OptionsError<'a>> {
         let or_allowed = |allowed| OptionsError::Value {
             option: name,
@@ -177,8 +199,14 @@ impl<'a> Options<'a> {
                     span_us(value).ok_or(or_allowed("a time, for example 300ms"))?;
             }
             "migrate-after" => {
-                self.migrate_after_us =
-                    span_us(value).ok_or(or_allowed("a time, for example 500ms or 2s"))?;
+                let us = span_us(value).ok_or(or_allowed("a time, for example 500ms or 2s"))?;
+                self.migrate_after_us = Some(us);
+            }
+            "migrate-on" => {
+                if !(1..=MAX_CUE).contains(&value.len()) {
+                    return Err(or_allowed("a word of at most 64 bytes"));
+                }
+                self.migrate_on = Some(value);
             }
             "verify" => self.verify = switch(value).ok_or(or_allowed(SWITCH))?,
             "interrupt-remapping" => {
@@ -259,7 +287,8 @@ mod tests {
     #[test]
     fn every_option_is_understood() {
         let line = "role=source memory=128M vcpus=2 viommu=virtio max-bandwidth=4M downtime-limit=500ms \
-                    migrate-after=2s verify=on interrupt-remapping=off -- seed=7  role=x --";
+                    migrate-after=2s migrate-on=now verify=on \
+                    interrupt-remapping=off -- seed=7  role=x --";
         let expected = Options {
             role: Role::Source,
             memory: 128 << 20,
@@ -268,12 +297,22 @@ mod tests {
             vcpus: 2,
             max_bandwidth: Some(4 << 20),
             downtime_limit_us: 500_000,
-            migrate_after_us: 2_000_000,
+            migrate_after_us: Some(2_000_000),
+            migrate_on: Some("now"),
             verify: true,
             sabotage: None,
             guest: "seed=7  role=x --",
         };
         assert_eq!(Options::parse(line), Ok(expected));
+    }
+
+    #[test]
+    fn migration_waits_for_its_word_unless_a_time_is_given_too() {
+        let after = |line| Options::parse(line).unwrap().migrate_after_us();
+        assert_eq!(after(""), MIGRATE_AFTER_US);
+        assert_eq!(after("migrate-on=now"), u64::MAX);
+        assert_eq!(after("migrate-on=now migrate-after=1s"), 1_000_000);
+        Options::parse("migrate-on=").unwrap_err();
     }
 
     #[test]

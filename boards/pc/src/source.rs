@@ -35,7 +35,8 @@ enum Next {
 }
 
 /// Runs the guest until it has left or ended. Its migration starts
-/// `migrate_after_us` from now, or when the operator asks for it. An interrupt cuts in at least every few
+/// `migrate_after_us` from now, when
+/// the guest gives its cue, or when the operator asks for it. An interrupt cuts in at least every few
 /// milliseconds: the caller has started the tick.
 pub fn run(
     guest: &mut Guest<'_>,
@@ -61,7 +62,11 @@ pub fn run(
         }
         guest.take_interrupts(interrupts::poll());
 
-        if events::take_migration_request() {
+        let is_cued = guest.take_cue();
+        if is_cued {
+            events::emit("cue", &[]);
+        }
+        if is_cued || events::take_migration_request() {
             start_at = 0;
         }
         let mut next = Next::Sleep;

@@ -1,13 +1,14 @@
 //! One thread's share of the disk and of the work.
 
 use crate::block::{BYTES, Block};
+use crate::progress::Progress;
+use crate::shelf::{Label, Shelf};
 use anyhow::Result;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ pub(crate) struct Tally {
     pub(crate) errors: u64,
     /// Blocks that were right at the end.
     pub(crate) verified: u64,
+    /// Blocks that were still right when they had been kept for a while.
+    kept: u64,
     /// The operation that took longest.
     longest: Duration,
     /// All operations together.
@@ -41,6 +44,7 @@ impl Tally {
             operations: self.operations + other.operations,
             errors: self.errors + other.errors,
             verified: self.verified + other.verified,
+            kept: self.kept + other.kept,
             longest: self.longest.max(other.longest),
             total: self.total + other.total,
         }
@@ -52,10 +56,11 @@ impl fmt::Display for Tally {
         let mean = self.total.as_micros() / u128::from(self.operations.max(1));
         write!(
             f,
-            "operations={} errors={} verified={} longest_us={} mean_us={mean}",
+            "operations={} errors={} verified={} kept={} longest_us={} mean_us={mean}",
             self.operations,
             self.errors,
             self.verified,
+            self.kept,
             self.longest.as_micros(),
         )
     }
@@ -67,7 +72,10 @@ pub(crate) struct Worker {
     first: u64,
     /// 0 for a block not written yet.
     generations: Vec<u64>,
+    /// What is written comes from here.
     block: Box<Block>,
+    /// What is read goes here.
+    shelf: Shelf,
     tally: Tally,
 }
 
@@ -83,19 +91,26 @@ impl Worker {
             first: number * BLOCKS,
             generations: vec![0; BLOCKS as usize],
             block: Block::new(),
+            shelf: Shelf::new(),
             tally: Tally::default(),
         })
     }
 
-    /// Works until it is told to stop; then reads everything once more.
-    pub(crate) fn run(mut self, stopping: &AtomicBool) -> Tally {
+    /// Works until all operations are done; then reads everything once more.
+    pub(crate) fn run(mut self, progress: &Progress) -> Tally {
         let mut step = self.first;
-        while !stopping.load(Ordering::Relaxed) {
+        while !progress.is_over() {
             // A stride that is prime to the number of blocks visits all of them.
             step += 181;
             self.write((step % BLOCKS) as usize);
+            progress.count();
             self.read((step * 7 % BLOCKS) as usize);
+            progress.count();
             thread::sleep(PAUSE);
+        }
+        for _ in 0..self.shelf.places() {
+            self.look_at_oldest();
+            self.shelf.keep(None);
         }
         for index in 0..self.generations.len() {
             if self.generations[index] > 0 && self.read(index) {
@@ -109,38 +124,48 @@ impl Worker {
         let place = self.first + index as u64;
         let generation = self.generations[index] + 1;
         self.block.fill(place, generation);
-        let done = self.timed(|file, block| file.write_all_at(&block.0, place * BYTES as u64));
+        let (file, block) = (&self.file, &self.block);
+        let done = timed(&mut self.tally, || {
+            file.write_all_at(&block.0, place * BYTES as u64)
+        });
         match done {
             Ok(()) => self.generations[index] = generation,
             Err(error) => self.note(&format!("write of block {place}: {error}")),
         }
     }
 
-    /// Reads a block that was written; says whether it was right.
+    /// Reads a block that was written, and keeps it; says whether it was right.
     fn read(&mut self, index: usize) -> bool {
         let (place, generation) = (self.first + index as u64, self.generations[index]);
         if generation == 0 {
             return true;
         }
-        let done = self.timed(|file, block| file.read_exact_at(&mut block.0, place * BYTES as u64));
+        self.look_at_oldest();
+        let (file, block) = (&self.file, self.shelf.place());
+        let done = timed(&mut self.tally, || {
+            file.read_exact_at(&mut block.0, place * BYTES as u64)
+        });
         let fault = match done {
-            Ok(()) => self.block.fault(place, generation),
+            Ok(()) => block.fault(place, generation),
             Err(error) => Some(format!("read of block {place}: {error}")),
         };
+        let label = Label { place, generation };
+        self.shelf.keep(fault.is_none().then_some(label));
         if let Some(fault) = &fault {
             self.note(fault);
         }
         fault.is_none()
     }
 
-    fn timed(&mut self, act: impl FnOnce(&File, &mut Block) -> io::Result<()>) -> io::Result<()> {
-        let started = Instant::now();
-        let done = act(&self.file, &mut self.block);
-        let took = started.elapsed();
-        self.tally.operations += 1;
-        self.tally.longest = self.tally.longest.max(took);
-        self.tally.total += took;
-        done
+    /// Looks at the block that was kept longest, whose place is needed.
+    fn look_at_oldest(&mut self) {
+        let Some((Label { place, generation }, block)) = self.shelf.oldest() else {
+            return;
+        };
+        match block.fault(place, generation) {
+            None => self.tally.kept += 1,
+            Some(fault) => self.note(&format!("kept in memory: {fault}")),
+        }
     }
 
     fn note(&mut self, what: &str) {
@@ -149,6 +174,17 @@ impl Worker {
             println!("linux: error {what}");
         }
     }
+}
+
+/// Does one operation and takes its time.
+fn timed(tally: &mut Tally, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let started = Instant::now();
+    let done = act();
+    let took = started.elapsed();
+    tally.operations += 1;
+    tally.longest = tally.longest.max(took);
+    tally.total += took;
+    done
 }
 
 #[cfg(test)]
@@ -161,12 +197,13 @@ mod tests {
             operations,
             errors: 1,
             verified: 2,
+            kept: 3,
             longest: Duration::from_micros(longest),
             total: Duration::from_micros(10 * operations),
         };
         assert_eq!(
             tally(3, 9).with(tally(1, 5)).to_string(),
-            "operations=4 errors=2 verified=4 longest_us=9 mean_us=10"
+            "operations=4 errors=2 verified=4 kept=6 longest_us=9 mean_us=10"
         );
     }
 }

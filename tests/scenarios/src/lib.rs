@@ -70,7 +70,11 @@ pub fn stays_on_source(run: &Run) -> Outcome {
 
 /// The table and the ends of the logs.
 pub fn explain(run: &Run, outcome: &Outcome, verdict: &Verdict) -> String {
-    let report = Report::new(run, outcome, verdict);
+    logs_and_table(outcome, &Report::new(run, outcome, verdict))
+}
+
+/// The same of a run that was summed up.
+pub fn logs_and_table(outcome: &Outcome, report: &Report) -> String {
     format!("\n{report}\n{}", logs_of(outcome))
 }
 

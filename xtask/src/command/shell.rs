@@ -42,8 +42,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let qemu = qemu::find()?;
     let images = linux::images(&Sources {
         kernel: args.kernel.clone(),
-        initramfs: None,
         init: Init::Shell,
+        ..Sources::default()
     })?;
     let site = Site::new(&run, &qemu, &images)?;
     Ok(exit_code(shell::serve(&site)?))

@@ -1,7 +1,9 @@
 //! What a Linux guest's run comes to, in figures.
 
 use super::console::{Console, Io};
+use super::verdict::clock_behind_us;
 use crate::report::{Row, ms, row};
+use crate::run::Outcome;
 use serde::Serialize;
 
 /// The figures of the guest itself. Times are in milliseconds of its own clock.
@@ -17,6 +19,9 @@ pub struct Figures {
     pub ticks_on_source: u64,
     /// The same afterwards.
     pub ticks_on_destination: u64,
+    /// How much less time passed for the guest than for the machines from its cue to
+    /// its end, in microseconds, the downtime included.
+    pub clock_behind_us: Option<i64>,
     /// The clock source.
     pub clock_source: String,
     /// What was done on the disk.
@@ -29,7 +34,7 @@ pub struct Figures {
 
 impl Figures {
     /// Sums up what the guest said, if its kernel was started at all.
-    pub fn new(console: &Console) -> Option<Self> {
+    pub fn new(outcome: &Outcome, console: &Console) -> Option<Self> {
         let ms = |hundredths: Option<u64>| hundredths.map(|at| at.saturating_mul(10));
         let ticks = console.ticks.len() - console.ticks_on_source;
         Some(Self {
@@ -38,6 +43,7 @@ impl Figures {
             end_ms: ms(console.end),
             ticks_on_source: console.ticks_on_source as u64,
             ticks_on_destination: ticks as u64,
+            clock_behind_us: clock_behind_us(outcome, console),
             clock_source: console.clock_sources.first().cloned().unwrap_or_default(),
             io: console.io,
             boot_errors: console.boot_errors.len() as u64,
@@ -56,6 +62,11 @@ impl Figures {
             row("init started", seconds(self.init_ms), "s, guest's clock"),
             row("init ended", seconds(self.end_ms), "s, guest's clock"),
             row("clock source", &self.clock_source, ""),
+            row(
+                "clock behind",
+                self.clock_behind_us.map_or("-".into(), signed_ms),
+                "ms from the cue to the end, the downtime included",
+            ),
             row(
                 "ticks",
                 format!("{} + {}", self.ticks_on_source, self.ticks_on_destination),
@@ -80,7 +91,17 @@ fn io_rows(io: &Io) -> Vec<Row> {
         ),
         row("  went wrong", io.errors, ""),
         row("  verified", io.verified, "blocks, at the end"),
+        row(
+            "  kept",
+            io.kept,
+            "blocks in memory, long after the disk wrote them",
+        ),
         row("  longest", ms(io.longest_us), "ms, guest's clock"),
         row("  on average", ms(io.mean_us), "ms"),
     ]
+}
+
+fn signed_ms(us: i64) -> String {
+    let sign = if us < 0 { "-" } else { "" };
+    format!("{sign}{}", ms(us.unsigned_abs()))
 }

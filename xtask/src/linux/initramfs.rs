@@ -6,8 +6,11 @@ use crate::cpio::Archive;
 use crate::debian::Kernel;
 use crate::shell::READY;
 
-/// How often the script ticks, once a second.
-pub(super) const TICKS: u32 = 8;
+/// How often the script ticks, once a second, if there is no disk to wait for.
+const IDLE_TICKS: u32 = 8;
+
+/// What no message of the kernel should have in it.
+const BAD: &str = "^<[0-3]>|nvme.*(I/O.*timeout|reset|abort|is down)|unstable|stall|lockup|hung";
 
 /// The NVMe driver, each module after those it depends on. Some kernels have one or
 /// the other built in.
@@ -48,9 +51,12 @@ pub(super) fn build(init: Init, busybox: &[u8], load: &[u8], kernel: Option<&Ker
     archive.finish()
 }
 
-/// Each line for us starts with `linux: `. Errors are kernel messages of level 3
-/// or worse: those of the boot name what this platform lacks, such as an RTC, and
-/// those that come later, of the disk's driver among them, are failures. The write
+/// Each line for us starts with `linux: `. The kernel hands on what it does not know
+/// of its command line: `operations` and `progress` (see [`super::Load`]).
+///
+/// Errors are kernel messages of level 3 or worse, and at any level what a disk, a
+/// clock or a processor says that was left waiting: those of the boot name what this
+/// platform lacks, such as an RTC, and those that come later are failures. The write
 /// to port F4h ends the machine: 10h is content.
 fn script() -> String {
     format!(
@@ -61,25 +67,26 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 uptime() {{ read up idle < /proc/uptime; echo $up; }}
 clocksource() {{ cat /sys/devices/system/clocksource/clocksource0/current_clocksource; }}
-echo \"linux: init uptime=$(uptime) clocksource=$(clocksource) cpus=$(nproc)\"
-errors() {{ dmesg -r -c | grep '^<[0-3]>' | sed \"s/^/linux: $1 /\"; }}
+echo \"linux: init uptime=$(uptime) clocksource=$(clocksource) cpus=$(nproc) kernel=$(uname -r)\"
+errors() {{ dmesg -r -c | grep -iE '{BAD}' | sed \"s/^/linux: $1 /\"; }}
 errors boot-error
 if grep -q 0x010802 /sys/bus/pci/devices/*/class; then
     for module in /modules/*; do insmod $module; done
     tries=0
     while [ ! -b /dev/nvme0n1 ] && [ $tries -lt 20 ]; do sleep 0.1; tries=$((tries + 1)); done
-    load /dev/nvme0n1 /stop &
+    load=yes
+    (load /dev/nvme0n1 ${{operations:-1000}} ${{progress:-100}}; touch /done) &
 fi
 n=0
-while [ $n -lt {TICKS} ]; do
+works() {{ if [ -n \"$load\" ]; then [ ! -e /done ]; else [ $n -lt {IDLE_TICKS} ]; fi; }}
+while works; do
     sleep 1
     n=$((n + 1))
-    echo \"linux: tick n=$n uptime=$(uptime)\"
+    echo \"linux: tick uptime=$(uptime) n=$n\"
 done
-touch /stop
 wait
 errors error
-echo \"linux: end uptime=$(uptime) clocksource=$(clocksource)\"
+echo \"linux: end clocksource=$(clocksource) ticks=$n uptime=$(uptime)\"
 printf '\\020' | dd of=/dev/port bs=1 seek=244 2>/dev/null
 "
     )

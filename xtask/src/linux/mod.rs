@@ -2,16 +2,21 @@
 //!
 //! ```text
 //!  debian    -> kernel and busybox      initramfs, cpio -> the archives
-//!  run::Run  -> two machines, watched   console -> what the guest said, judged
+//!  job       -> two machines, watched   console -> what the guest said
+//!                                       verdict -> whether that is well
 //!                                       figures -> and its figures
 //! ```
 
 mod console;
 mod figures;
 mod initramfs;
+mod job;
+mod verdict;
 
-pub use console::{Console, Expect, Io, judge};
+pub use console::{Console, Io};
 pub use figures::Figures;
+pub use job::{COMMAND_LINE, Departure, Done, Job, Load};
+pub use verdict::{Expect, judge};
 
 use crate::cpio::Archive;
 use crate::debian::{self, Kernel};
@@ -32,6 +37,8 @@ pub struct Sources {
     pub initramfs: Option<PathBuf>,
     /// What our initramfs does, if it is used.
     pub init: Init,
+    /// With the hypervisor's breaking points compiled in.
+    pub breakable: bool,
 }
 
 /// What init of our initramfs does.
@@ -77,8 +84,13 @@ pub fn images(sources: &Sources) -> Result<Images> {
     let guest = directory.join("guest.cpio");
     fs::write(&guest, module.finish())
         .with_context(|| format!("cannot write {}", guest.display()))?;
+    let features: &[&str] = if sources.breakable {
+        &["sabotage"]
+    } else {
+        &[]
+    };
     Ok(Images {
-        hypervisor: image::build(Image::Pc, &[])?,
+        hypervisor: image::build(Image::Pc, features)?,
         guest,
     })
 }

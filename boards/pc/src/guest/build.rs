@@ -1,5 +1,6 @@
 //! Putting a guest together.
 
+use super::console::Console;
 use super::device::{Assigned, OWN_PAGES};
 use super::exits::ExitReport;
 use super::unit::{self, Remapper};
@@ -31,7 +32,6 @@ use iommu::{Iommu, Parts};
 use raw_cpuid::cpuid;
 use strandline_rt::pci::PciError;
 use strandline_rt::physical::{IdentityMemory, MmioWindow, PhysRange};
-use strandline_rt::serial::{Port, Serial};
 
 /// Why there is no guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -201,7 +201,7 @@ impl<'m> Guest<'m> {
                 .map(|part| part.section(kind, &device))
                 .collect(),
             device,
-            console: Serial::open(Port::Com3),
+            console: Console::open(),
             worker,
             exits: ExitReport::new(host.clock),
             faults: 0,

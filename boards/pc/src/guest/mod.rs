@@ -16,6 +16,7 @@
 //! A second CPU of the guest is served before, in the same way ([`others`]).
 
 mod build;
+mod console;
 mod destination;
 mod device;
 mod exits;
@@ -28,6 +29,7 @@ pub use unit::UNIT_FRAMES;
 
 use crate::worker::Worker;
 use crate::{events, vectors};
+use console::Console;
 use device::Assigned;
 use exits::ExitReport;
 use heapless::Vec;
@@ -48,7 +50,6 @@ use migration::VmError;
 use migration::stream::{MAX_SECTIONS, SectionId, SectionInfo};
 use strandline_rt::interrupts::VectorSet;
 use strandline_rt::physical::IdentityMemory;
-use strandline_rt::serial::Serial;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Where the guest finds its IOMMU.
@@ -124,7 +125,7 @@ pub struct Guest<'m> {
     /// How far the mappings were saved that the vIOMMU alone knows of.
     saved: Cursor,
     device: Assigned<'m>,
-    console: Serial,
+    console: Console<'m>,
     /// The physical CPU that the guest's second one is on.
     worker: Option<Worker<'m>>,
     /// How the stream names the guest's parts.
@@ -203,6 +204,12 @@ impl<'m> Guest<'m> {
     /// Lends the virtual machine all registers on the guest's bus, and its console; then
     /// delivers what devices sent meanwhile.
     fn with_bus<T>(&mut self, act: impl FnOnce(&mut Machine<'m>, &mut Outside<'_, '_>) -> T) -> T {
+        let result = self.lend_bus(act);
+        self.deliver_requests();
+        result
+    }
+
+    fn lend_bus<T>(&mut self, act: impl FnOnce(&mut Machine<'m>, &mut Outside<'_, '_>) -> T) -> T {
         let bar = self.vm.platform().pci.window(0);
         let window = self.viommu.kind().window();
         let mut registers = Registers(&mut self.viommu);
@@ -219,15 +226,13 @@ impl<'m> Guest<'m> {
             .trapped_registers(bar)
             .map(|it| regions.push(it));
         let console = &mut self.console;
-        let result = act(
+        act(
             &mut self.vm,
             &mut Outside {
                 mmio: &mut regions,
-                console: &mut |byte| console.write_bytes(&[byte]),
+                console: &mut |byte| console.send(byte),
             },
-        );
-        self.deliver_requests();
-        result
+        )
     }
 
     /// Hands the interrupts that devices sent to the guest's CPUs, as the guest's IOMMU
@@ -270,11 +275,21 @@ impl<'m> Guest<'m> {
         }
     }
 
+    /// Waits for the guest to end a line on its console with `word`.
+    pub fn wait_for_cue(&mut self, word: &'m str) {
+        self.console.wait_for(word);
+    }
+
+    /// Whether it did since the last call.
+    pub fn take_cue(&mut self) -> bool {
+        self.console.take_cue()
+    }
+
     /// Hands the guest's serial port what was typed, as far as it has room. The rest
     /// waits in the real port, and behind it.
     fn receive_console_input(&mut self) {
         while self.vm.platform().can_receive()
-            && let Some(byte) = self.console.read_byte()
+            && let Some(byte) = self.console.port.read_byte()
         {
             // There is room.
             let _ = self.vm.platform().receive(byte);

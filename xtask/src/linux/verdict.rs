@@ -1,0 +1,284 @@
+//! Whether a guest that moved is well. Every rule is here, each with its reason.
+
+use super::console::Console;
+use crate::run::Outcome;
+use crate::verdict::{Verdict, stray_interrupts};
+
+/// How far the guest's clock may be from the truth beside the time it stood still:
+/// its figures have two places, and the last is said some milliseconds before the end.
+const CLOCK_SLACK_US: u64 = 50_000;
+
+/// What is expected of a run with a Linux guest.
+#[derive(Clone, Copy, Debug)]
+pub struct Expect {
+    /// The guest moves, and does not end where it booted.
+    pub migrates: bool,
+    /// It has a disk to use, before and after it moves.
+    pub disk: bool,
+    /// The CPUs that it sees.
+    pub cpus: u32,
+    /// Whether it has its IOMMU remap interrupts, as far as that is known.
+    pub interrupts: Option<bool>,
+}
+
+/// Judges a run with a Linux guest.
+pub fn judge(outcome: &Outcome, console: &Console, expect: Expect) -> Verdict {
+    let machines = [&outcome.source, &outcome.destination];
+    let refused: Vec<String> = machines
+        .iter()
+        .filter_map(|seen| seen.refused.clone())
+        .collect();
+    // All else would only say that nothing was started.
+    if !refused.is_empty() && console.kernel.is_none() {
+        return Verdict(refused);
+    }
+    let mut rules = Rules(refused);
+    rules.0.extend(stray_interrupts(outcome));
+    rules.machines(outcome, expect.migrates);
+    rules.session(console, expect.cpus);
+    if let Some(expected) = expect.interrupts {
+        rules.require(console.remaps_interrupts == expected, || {
+            format!("the kernel has interrupts remapped: {}", !expected)
+        });
+    }
+    rules.clock(outcome, console);
+    if expect.disk {
+        rules.disk(console, expect.migrates);
+    }
+    rules.0.extend(console.errors.iter().cloned());
+    Verdict(rules.0)
+}
+
+/// What went wrong.
+struct Rules(Vec<String>);
+
+impl Rules {
+    fn require(&mut self, ok: bool, what: impl FnOnce() -> String) {
+        if !ok {
+            self.0.push(what());
+        }
+    }
+
+    /// The machines did what they were to do, and the guest ended where it was to.
+    fn machines(&mut self, outcome: &Outcome, migrates: bool) {
+        let (source, destination) = (&outcome.source, &outcome.destination);
+        for seen in [source, destination] {
+            self.0.extend(seen.migration_failed.clone());
+            if let Some(first) = seen.mismatches.first() {
+                let count = seen.mismatches.len();
+                self.0.push(format!(
+                    "{count} frames differed at switchover, the first is {first:#x}"
+                ));
+            }
+        }
+        if let Some(limit) = outcome.timed_out {
+            self.0.push(format!("no end within {} s", limit.as_secs()));
+        }
+        let home = if migrates { destination } else { source };
+        self.require(source.migrated.is_some() == migrates, || {
+            "the guest did not end on the machine it was to end on".into()
+        });
+        self.require(home.guest_exit == Some(0), || {
+            format!("the guest's status is {:?}", home.guest_exit)
+        });
+    }
+
+    /// The console is one session: nothing of it is missing or comes twice.
+    fn session(&mut self, console: &Console, cpus: u32) {
+        self.require(console.init.is_some(), || "init did not start".into());
+        self.require(console.init.is_none() || console.cpus == Some(cpus), || {
+            format!("the guest sees {:?} CPUs, and has {cpus}", console.cpus)
+        });
+        let numbers = console.ticks.iter().map(|(number, _)| *number);
+        let count = console.end_ticks.unwrap_or_default();
+        self.require(count > 0 && numbers.clone().eq(1..=count), || {
+            let seen: Vec<u32> = numbers.collect();
+            format!("of {:?} ticks these were seen: {seen:?}", console.end_ticks)
+        });
+        let step = console.progress.first().copied().unwrap_or_default();
+        let steps = (1..).map(|count| count * step);
+        self.require(
+            console
+                .progress
+                .iter()
+                .copied()
+                .zip(steps)
+                .all(|(a, b)| a == b),
+            || format!("the load's progress has gaps: {:?}", console.progress),
+        );
+    }
+
+    /// The clock goes forward, as fast as the machines' own, and is told by the same
+    /// counter all the time.
+    fn clock(&mut self, outcome: &Outcome, console: &Console) {
+        let ticks = console.ticks.iter().map(|(_, at)| at);
+        let times = console.init.iter().chain(ticks).chain(&console.end);
+        self.require(times.is_sorted(), || {
+            "the guest's clock went backwards".into()
+        });
+        let mut sources = console.clock_sources.iter();
+        let first = sources.next();
+        self.require(sources.all(|source| Some(source) == first), || {
+            format!("the clock source changed: {:?}", console.clock_sources)
+        });
+        if let Some(behind) = clock_behind_us(outcome, console) {
+            let still = outcome.source.migrated.as_ref();
+            let limit = still.map_or(0, |it| it.downtime_us) + CLOCK_SLACK_US;
+            self.require(behind.unsigned_abs() <= limit, || {
+                format!("the guest's clock is {behind} us behind, and may be off by {limit}")
+            });
+        }
+    }
+
+    /// The disk was in use when the guest moved, and nothing of it was lost: neither
+    /// what is on it nor what was read from it to memory.
+    fn disk(&mut self, console: &Console, migrates: bool) {
+        let io = console.io.unwrap_or_default();
+        self.require(io.operations > 0, || "the disk was not used".into());
+        self.require(io.errors == 0, || {
+            format!("{} reads or writes of the disk went wrong", io.errors)
+        });
+        self.require(io.operations == 0 || io.verified.min(io.kept) > 0, || {
+            "no block of the disk was verified".into()
+        });
+        let before = console.progress_on_source;
+        let after = console.progress.len() - before;
+        self.require(!migrates || before.min(after) > 0, || {
+            format!(
+                "the load told of its progress {before} times before the move and {after} after"
+            )
+        });
+    }
+}
+
+/// How much less time passed for the guest than for the machines between its cue and
+/// its end, in microseconds. `None` if either of them does not say.
+pub(super) fn clock_behind_us(outcome: &Outcome, console: &Console) -> Option<i64> {
+    let (source, destination) = (&outcome.source, &outcome.destination);
+    let truth = match &source.migrated {
+        Some(migrated) => {
+            let there = source.times.left?.checked_sub(source.times.cue?)?;
+            let here = destination
+                .times
+                .ended?
+                .checked_sub(destination.times.arrived?)?;
+            there + migrated.downtime_us + here
+        }
+        None => source.times.ended?.checked_sub(source.times.cue?)?,
+    };
+    let guest = console.end?.checked_sub(console.cue?)? * 10_000;
+    i64::try_from(truth).ok()?.checked_sub_unsigned(guest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Migrated;
+    use crate::linux::Io;
+    use crate::observation::{Observation, Times};
+
+    const WHOLE: Expect = Expect {
+        migrates: true,
+        disk: true,
+        cpus: 2,
+        interrupts: None,
+    };
+
+    fn whole() -> (Outcome, Console) {
+        let console = Console {
+            kernel: Some("6.1".into()),
+            init: Some(130),
+            cpus: Some(2),
+            cue: Some(200),
+            ticks: vec![(1, 231), (2, 330)],
+            ticks_on_source: 1,
+            progress: vec![50, 100],
+            progress_on_source: 1,
+            end: Some(500),
+            end_ticks: Some(2),
+            clock_sources: vec!["tsc".into(), "tsc".into()],
+            io: Some(Io {
+                operations: 110,
+                verified: 7,
+                kept: 5,
+                ..Io::default()
+            }),
+            ..Console::default()
+        };
+        let source = Observation {
+            migrated: Some(Migrated {
+                downtime_us: 50_000,
+                ..Migrated::default()
+            }),
+            times: Times {
+                cue: Some(4_000_000),
+                left: Some(5_000_000),
+                ..Times::default()
+            },
+            ..Observation::default()
+        };
+        let destination = Observation {
+            guest_exit: Some(0),
+            times: Times {
+                arrived: Some(100_000),
+                ended: Some(2_100_000),
+                ..Times::default()
+            },
+            ..Observation::default()
+        };
+        let outcome = Outcome {
+            source,
+            destination,
+            ..Outcome::default()
+        };
+        (outcome, console)
+    }
+
+    #[test]
+    fn a_whole_run_passes_and_each_defect_fails() {
+        type Break = fn(&mut Outcome, &mut Console);
+        let (outcome, console) = whole();
+        assert_eq!(judge(&outcome, &console, WHOLE), Verdict(Vec::new()));
+        assert_eq!(clock_behind_us(&outcome, &console), Some(50_000));
+        let breaks: [Break; 18] = [
+            |_, console| console.io = None,
+            |_, console| console.io.iter_mut().for_each(|io| io.errors = 1),
+            |_, console| console.io.iter_mut().for_each(|io| io.verified = 0),
+            |_, console| console.io.iter_mut().for_each(|io| io.kept = 0),
+            |_, console| console.init = None,
+            |_, console| console.cpus = Some(1),
+            |_, console| console.ticks.truncate(1),
+            |_, console| console.ticks[1].1 = 0,
+            |_, console| console.end_ticks = None,
+            |_, console| console.progress[1] = 150,
+            |_, console| console.progress_on_source = 2,
+            |_, console| console.end = Some(600),
+            |_, console| console.clock_sources[1] = "jiffies".into(),
+            |_, console| console.errors.push("error <3>I/O".into()),
+            |outcome, _| outcome.destination.guest_exit = Some(1),
+            |outcome, _| outcome.source.migrated = None,
+            |outcome, _| outcome.destination.mismatches.push(7),
+            |outcome, _| outcome.source.migration_failed = Some("no".into()),
+        ];
+        for (index, damage) in breaks.into_iter().enumerate() {
+            let (mut outcome, mut console) = whole();
+            damage(&mut outcome, &mut console);
+            let wrong = judge(&outcome, &console, WHOLE).0;
+            assert_eq!(wrong.len(), 1, "{index}: {wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_stays_must_end_where_it_booted() {
+        let (mut outcome, mut console) = whole();
+        outcome.source.migrated = None;
+        outcome.source.guest_exit = Some(0);
+        outcome.source.times.ended = Some(7_000_000);
+        console.progress_on_source = 2;
+        let expect = Expect {
+            migrates: false,
+            ..WHOLE
+        };
+        assert_eq!(judge(&outcome, &console, expect), Verdict(Vec::new()));
+    }
+}
