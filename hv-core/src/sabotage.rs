@@ -92,6 +92,14 @@ impl<T> HeldBack<T> {
         drop(it);
     }
 
+    /// What is held back.
+    pub fn held(&self) -> Option<&T> {
+        #[cfg(feature = "sabotage")]
+        return self.held.as_ref();
+        #[cfg(not(feature = "sabotage"))]
+        None
+    }
+
     /// What was held back, for once.
     pub fn take(&mut self) -> Option<T> {
         #[cfg(feature = "sabotage")]

@@ -1,11 +1,12 @@
 //! Sending a device's DMA elsewhere, and the identity domain.
 
+use crate::device_tlb::{AtsCapability, DeviceTlb, NoDeviceTlb, Trust};
 use crate::domain::IDENTITY;
 use crate::layer::{Iommu, extents};
 use crate::pins::LastWritable;
 use crate::space::{Access, Attachment, SpaceError};
 use crate::tables::{Detached, EntryFormat, Pages, Place};
-use crate::unit::{HostUnit, SourceId, UnitError};
+use crate::unit::{HostUnit, SourceId};
 use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
 
@@ -13,6 +14,25 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
     /// Where the DMA of `device` goes at present.
     pub fn attachment(&self, device: SourceId) -> Attachment {
         self.domains.attachment(device)
+    }
+
+    /// Lets `device`, which reaches nothing at present, have a TLB of its own: see
+    /// [`crate::device_tlb`] for who may. `ats` is its capability, if it has one. Only
+    /// after this may ATS be turned on in the device.
+    ///
+    /// # Errors
+    /// It may not, and nothing changes.
+    pub fn allow_device_tlb(
+        &mut self,
+        device: SourceId,
+        ats: Option<AtsCapability>,
+        trust: Trust,
+    ) -> Result<(), NoDeviceTlb> {
+        let tlb = DeviceTlb::decide(ats, trust)?;
+        if self.attachment(device) != Attachment::Blocked {
+            return Err(NoDeviceTlb::InUse);
+        }
+        self.unit.allow_device_tlb(device, tlb)
     }
 
     /// See [`crate::space::DmaSpace::attach`].
@@ -50,7 +70,7 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
                 Ok(())
             }
             Err(error) => {
-                if error == UnitError::NoAnswer {
+                if error.is_lasting() {
                     self.unit_is_lost = true;
                     // The device may be at either. The one that reaches more counts.
                     if to == Attachment::Identity {

@@ -2,7 +2,7 @@
 
 use crate::layer::{Iommu, MapError};
 use crate::space::{
-    Attachment, DmaSpace, MAX_REPLACE, Mapping, Piece, Region, Replaced, SpaceError,
+    Attachment, DmaSpace, Front, MAX_REPLACE, Mapping, Piece, Replaced, SpaceError,
 };
 use crate::tables::{EntryFormat, Leaf, Pages, Place};
 use crate::unit::{DomainId, HostUnit, Scope, SourceId};
@@ -104,25 +104,35 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
         Ok(unmapped.mappings)
     }
 
-    fn map_part(
-        &mut self,
-        domain: DomainId,
-        region: &Region,
-        part: IovaRange,
-    ) -> Result<(), MapError> {
-        self.enter_part(domain, region, part)
+    fn map_piece(&mut self, domain: DomainId, piece: &Piece) -> Result<(), MapError> {
+        self.enter_piece(domain, piece)
     }
 
-    fn unmap_part(&mut self, domain: DomainId, part: IovaRange) -> Result<u64, SpaceError> {
+    fn unmap_front(
+        &mut self,
+        domain: DomainId,
+        range: IovaRange,
+        tables: u32,
+    ) -> Result<Front, SpaceError> {
         self.check_unit()?;
         let root = self.domains.root(domain).ok_or(SpaceError::NoDomain)?;
-        let Some(pages) = self.translated(part) else {
-            return Ok(0);
+        let Some(pages) = self.translated(range) else {
+            return Ok(Front::default());
         };
-        let part = self.leaf_part(root, pages);
-        let place = self.place(part, root, pages);
-        let unmapped = self.remove_any(domain, &place, None, None)?;
-        Ok(unmapped.mappings)
+        let Some((front, tables)) = self.tables.front(root, pages, tables) else {
+            return Ok(Front::default());
+        };
+        let part = self.leaf_part(root, front);
+        let place = self.place(part, root, front);
+        self.remove_any(domain, &place, None, None)?;
+        let rest = Pages {
+            first: front.last + 1,
+            last: pages.last,
+        };
+        Ok(Front {
+            tables,
+            rest: (front.last < pages.last).then(|| rest.range()),
+        })
     }
 
     fn bisects(&self, domain: DomainId, range: IovaRange) -> bool {

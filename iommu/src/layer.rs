@@ -4,7 +4,7 @@ use crate::IovaRange;
 use crate::dirty_mode::DirtyDecision;
 use crate::domain::Domains;
 use crate::pins::{LastWritable, PinTracker};
-use crate::space::{Access, Region, SpaceError};
+use crate::space::{Access, Piece, SpaceError};
 use crate::tables::{
     EntryFormat, Extent, LastTable, LeafPart, Pages, Place, Tables, VtdSecondStage,
 };
@@ -198,32 +198,27 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         pinned.map_err(|_| MapError::TooManyMappings)
     }
 
-    /// See [`crate::space::DmaSpace::map_part`].
-    pub(crate) fn enter_part(
-        &mut self,
-        domain: DomainId,
-        region: &Region,
-        part: IovaRange,
-    ) -> Result<(), MapError> {
+    /// See [`crate::space::DmaSpace::map_piece`].
+    pub(crate) fn enter_piece(&mut self, domain: DomainId, piece: &Piece) -> Result<(), MapError> {
         self.check_unit()?;
         let root = self.domains.root(domain).ok_or(MapError::NoDomain)?;
-        let (whole, pages) = (Pages::from(region.range), Pages::from(part));
-        if pages.last > self.tables.last_page() || pages.last > whole.last {
+        let pages = Pages::from(piece.range);
+        if pages.last > self.tables.last_page() {
             return Err(MapError::OutOfRange);
         }
-        let before = pages.first.checked_sub(whole.first);
-        let gfn = before
-            .and_then(|before| region.gfn.number().checked_add(before))
-            .map(Gfn::new)
-            .ok_or(MapError::OutOfRange)?;
-        self.check_room(root, pages, gfn)?;
-        self.pin(gfn, pages, region.access)?;
-        for extent in extents(self.guest, pages, gfn) {
+        self.check_room(root, pages, piece.gfn)?;
+        self.pin(piece.gfn, pages, piece.access)?;
+        // All the tables want to know of the mapping is whether it begins and ends here.
+        let mapping = Pages {
+            first: pages.first.saturating_sub(u64::from(!piece.first)),
+            last: pages.last + u64::from(!piece.last),
+        };
+        for extent in extents(self.guest, pages, piece.gfn) {
             self.tables
-                .enter(&mut self.pool, root, extent, whole, region.access);
+                .enter(&mut self.pool, root, extent, mapping, piece.access);
         }
         if self.unit.caches_absent() {
-            self.drain(domain, Scope::Pages(part))?;
+            self.drain(domain, Scope::Pages(piece.range))?;
         }
         Ok(())
     }

@@ -50,31 +50,44 @@ pub struct Mapping {
     pub access: Access,
 }
 
-/// A mapping as it was asked for: guest memory from one frame on, at a range of
-/// IOVAs. It is taken away only as a whole.
+/// A mapping, or a run of pages of one. A mapping is taken away only as a whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Region {
+pub struct Piece {
     /// The IOVAs.
     pub range: IovaRange,
     /// The guest frame behind the first page; the others follow it.
     pub gfn: Gfn,
     /// What the device may do there.
     pub access: Access,
+    /// Whether the mapping begins with this piece.
+    pub first: bool,
+    /// Whether the mapping ends with this piece.
+    pub last: bool,
 }
 
-/// A run of pages of a [`Region`], as the host's tables hold it: one leaf.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Piece {
-    /// The IOVAs.
-    pub range: IovaRange,
-    /// The guest frame behind the first page.
-    pub gfn: Gfn,
-    /// What the device may do there.
-    pub access: Access,
-    /// Whether the region begins with this piece.
-    pub first: bool,
-    /// Whether the region ends with this piece.
-    pub last: bool,
+impl Piece {
+    /// What it has at `part`; `None` if that is not all in it, or the guest frames
+    /// behind it have no numbers.
+    pub fn part(&self, part: IovaRange) -> Option<Self> {
+        let (start, last) = (self.range.start(), self.range.last_page());
+        let before = part.start().raw().checked_sub(start.raw())? >> hv_core::PAGE_SHIFT;
+        (part.last_page() <= last).then_some(Self {
+            range: part,
+            gfn: Gfn::new(self.gfn.number().checked_add(before)?),
+            first: self.first && part.start() == start,
+            last: self.last && part.last_page() == last,
+            ..*self
+        })
+    }
+}
+
+/// What [`DmaSpace::unmap_front`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Front {
+    /// How many leaf tables, or leaves as large as one, were worked in.
+    pub tables: u32,
+    /// The pages behind the front; `None` if nothing was left to be unmapped.
+    pub rest: Option<IovaRange>,
 }
 
 /// Where a device's DMA goes.
@@ -154,26 +167,28 @@ pub trait DmaSpace {
     /// [`DmaSpace::replace`]. Returns how many mappings there were.
     fn unmap_range(&mut self, domain: DomainId, range: IovaRange) -> Result<u64, SpaceError>;
 
-    /// Maps `part` of `region`, so that a large one can be mapped in steps; on an
-    /// error nothing changed. Once all parts are mapped the region is one mapping.
-    fn map_part(
+    /// Maps a piece of a mapping, so that a large one can be made in steps; on an
+    /// error nothing changed. Once all its pieces are there it is one mapping.
+    fn map_piece(&mut self, domain: DomainId, piece: &Piece) -> Result<(), MapError>;
+
+    /// As [`DmaSpace::unmap_range`], for as much of the front of `range` as lies in
+    /// `tables` leaf tables (1 at least), with one drain for all of it. A mapping that
+    /// reaches behind the front is cut there: for taking a range away in steps, after
+    /// [`DmaSpace::bisects`] allowed all of it.
+    fn unmap_front(
         &mut self,
         domain: DomainId,
-        region: &Region,
-        part: IovaRange,
-    ) -> Result<(), MapError>;
-
-    /// As [`DmaSpace::unmap_range`], but a mapping that reaches beyond `part` is
-    /// cut there: for taking a range away in steps, after [`DmaSpace::bisects`]
-    /// allowed all of it.
-    fn unmap_part(&mut self, domain: DomainId, part: IovaRange) -> Result<u64, SpaceError>;
+        range: IovaRange,
+        tables: u32,
+    ) -> Result<Front, SpaceError>;
 
     /// Whether `range` begins or ends inside a mapping. Takes the same time for
     /// any range.
     fn bisects(&self, domain: DomainId, range: IovaRange) -> bool;
 
-    /// The first piece that is mapped at `from` or behind it; `None` if there is
-    /// none, or no such domain.
+    /// The first piece that is mapped at `from` or behind it, as the host's tables
+    /// hold it: one leaf. `None` if there is none, or no such domain. Takes the same
+    /// time wherever that is.
     fn next_piece(&self, domain: DomainId, from: Iova) -> Option<Piece>;
 
     /// Sends a device's DMA elsewhere. On return none is in flight under the old

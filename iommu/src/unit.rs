@@ -1,6 +1,7 @@
 //! What the layer needs of a host remapping unit; one trait for all vendors.
 
 use crate::amdvi::event::Refusal;
+use crate::device_tlb::{DeviceTlb, NoDeviceTlb};
 use crate::dirty_mode::DirtyHardware;
 use crate::vtd::{FaultReason, InterruptFaultReason, ScalableFaultReason};
 use crate::{Iova, IovaRange};
@@ -195,6 +196,10 @@ pub enum UnitError {
     /// known of what it caches: the layer treats the unit as lost.
     #[error("the remapping unit does not answer")]
     NoAnswer,
+    /// A device with a TLB of its own did not confirm that it dropped its translations,
+    /// and may go on using them. The layer treats the unit as lost.
+    #[error("a device did not confirm that its TLB was invalidated")]
+    DeviceTlb,
     /// No memory for a root, context or device table, or no free entry in the
     /// interrupt remapping table.
     #[error("out of memory for the remapping unit's tables")]
@@ -202,6 +207,13 @@ pub enum UnitError {
     /// The unit has no such domain number, device or CPU.
     #[error("the remapping unit cannot address this domain, device or CPU")]
     OutOfRange,
+}
+
+impl UnitError {
+    /// Whether translations that are gone from the tables may be in use for good.
+    pub const fn is_lasting(self) -> bool {
+        matches!(self, Self::NoAnswer | Self::DeviceTlb)
+    }
 }
 
 /// One host remapping unit.
@@ -232,7 +244,18 @@ pub trait HostUnit {
     /// Refuses every DMA of `device`. On return none is in flight.
     fn block(&mut self, device: SourceId) -> Result<(), UnitError>;
 
-    /// Drops cached translations, and waits until every DMA that used one has
+    /// Lets `device`, which is blocked, have a TLB of its own from its next attachment
+    /// on, so that ATS can be turned on in it; `tlb` is the proof that this was decided.
+    /// All other devices' translated and translation requests are refused.
+    ///
+    /// # Errors
+    /// It cannot have one, and nothing changes.
+    fn allow_device_tlb(&mut self, device: SourceId, tlb: DeviceTlb) -> Result<(), NoDeviceTlb> {
+        let _ = (device, tlb);
+        Err(NoDeviceTlb::Unit)
+    }
+
+    /// Drops cached translations, those in the TLBs of devices too, and waits until every DMA that used one has
     /// landed and is visible to this CPU (drain of reads and writes).
     fn invalidate(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError>;
 

@@ -1,5 +1,8 @@
 //! The layer's rules, one by one.
 
+// A test may panic, in its helpers too.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::format::FORMATS;
@@ -391,15 +394,25 @@ fn domains_and_devices_run_out_with_an_error() {
 
 #[test]
 fn a_unit_that_does_not_answer_is_lost_and_nothing_is_given_back() {
+    check_lost(Fault::DoesNotAnswer, UnitError::NoAnswer);
+}
+
+/// It may go on by what it keeps: its pages are nobody else's ever after.
+#[test]
+fn a_device_that_keeps_its_translations_is_never_taken_for_unmapped() {
+    check_lost(Fault::DeviceKeepsSilent, UnitError::DeviceTlb);
+}
+
+fn check_lost(fault: Fault, first: UnitError) {
     in_world(|mut world| {
         let domain = world.domains[0];
         world.map(domain, 0, 2, 4, Access::ReadWrite).unwrap();
         world.device_write(device(1), 1).unwrap();
         let frames = world.iommu.frames_available();
-        world.hardware.fault.set(Fault::DoesNotAnswer);
-        let lost = UnitError::NoAnswer;
+        world.hardware.fault.set(fault);
         let result = world.iommu.unmap(domain, range(0, 2), None);
-        assert_eq!(result, Err(UnmapError::Unit(lost)));
+        assert_eq!(result, Err(UnmapError::Unit(first)));
+        let lost = UnitError::NoAnswer;
         assert!(world.log.is_marked(Gfn::new(4)) && world.log.is_marked(Gfn::new(5)));
         assert!(world.iommu.unit_is_lost() && world.iommu.is_pinned(Gfn::new(4)));
         assert_eq!(world.iommu.frames_available(), frames);
@@ -427,13 +440,18 @@ fn a_unit_that_does_not_answer_is_lost_and_nothing_is_given_back() {
 
 #[test]
 fn a_device_that_may_have_come_to_identity_counts_as_there() {
-    in_world(|mut world| {
-        world.hardware.fault.set(Fault::DoesNotAnswer);
-        let result = world.iommu.attach(device(1), Attachment::Identity);
-        assert_eq!(result, Err(SpaceError::Unit(UnitError::NoAnswer)));
-        assert!(world.iommu.unit_is_lost());
-        assert_eq!(world.iommu.writable_pages(), world.guest.frames());
-    });
+    for (fault, error) in [
+        (Fault::DoesNotAnswer, UnitError::NoAnswer),
+        (Fault::DeviceKeepsSilent, UnitError::DeviceTlb),
+    ] {
+        in_world(|mut world| {
+            world.hardware.fault.set(fault);
+            let result = world.iommu.attach(device(1), Attachment::Identity);
+            assert_eq!(result, Err(SpaceError::Unit(error)));
+            assert!(world.iommu.unit_is_lost());
+            assert_eq!(world.iommu.writable_pages(), world.guest.frames());
+        });
+    }
 }
 
 #[test]

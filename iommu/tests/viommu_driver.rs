@@ -40,7 +40,7 @@ impl Mmio for Window<'_> {
 }
 
 /// What the guest takes for physical memory.
-struct View(GuestMemory<'static, Arena>);
+struct View(&'static GuestMemory<'static, Arena>);
 
 impl PhysMemory for View {
     fn frame(&self, hpa: Hpa) -> Option<&Frame> {
@@ -50,7 +50,7 @@ impl PhysMemory for View {
 
 fn with_driver(test: impl FnOnce(&RefCell<Machine>, &mut VtdUnit<Window<'_>, View>)) {
     let machine = RefCell::new(Machine::new());
-    let view = View(machine.borrow().view());
+    let view = View(machine.borrow().memory);
     let pool = FramePool::new(Hpa::new(48 << 12), 8);
     let mut driver =
         VtdUnit::start(Window(&machine), view, pool, Implementation::Hardware).unwrap();
@@ -104,7 +104,7 @@ fn the_driver_reads_the_faults_of_its_devices() {
             let iova = Iova::new(number << 12);
             machine
                 .unit
-                .inject_fault(&machine.memory, NIC.host, iova, true);
+                .inject_fault(machine.memory, NIC.host, iova, true);
         }
         for number in 1..=3 {
             let fault = driver.take_fault().and_then(Fault::dma).unwrap();

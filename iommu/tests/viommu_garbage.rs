@@ -90,7 +90,7 @@ fn checked_step(machine: &mut Machine) {
         for (&page, mapping) in pages {
             if old.and_then(|old| old.get(&page)) != Some(mapping) {
                 let is_allowed = (0..FRAMES).any(|root| {
-                    allowed(&machine.memory, root << 12, page).as_ref() == Some(mapping)
+                    allowed(machine.memory, root << 12, page).as_ref() == Some(mapping)
                 });
                 assert!(is_allowed, "nothing allows {mapping:?} at page {page:#x}");
             }
@@ -114,8 +114,8 @@ proptest! {
                 Action::Step { count } => (0..count).for_each(|_| checked_step(&mut machine)),
                 Action::Fault { iova, write } => {
                     let iova = Iova::new(iova);
-                    machine.unit.inject_fault(&machine.memory, NIC.host, iova, write);
-                    let _ = machine.unit.translate(&machine.memory, DISK.guest, iova, write);
+                    machine.unit.inject_fault(machine.memory, NIC.host, iova, write);
+                    let _ = machine.unit.translate(machine.memory, DISK.guest, iova, write);
                     let _ = machine.unit.take_interrupt();
                 }
                 Action::Migrate => {

@@ -207,7 +207,7 @@ fn a_table_that_contains_itself_is_walked_in_bounded_steps_and_ends() {
         let calls = machine.space.calls;
         let service = machine
             .unit
-            .service(&machine.memory, &mut machine.space, 3)
+            .service(machine.memory, &mut machine.space, 3)
             .unwrap();
         assert!(machine.space.calls - calls <= 3);
         steps += 1;
@@ -235,7 +235,7 @@ fn a_failing_host_completes_nothing_and_the_step_is_tried_again() {
     for _ in 0..3 {
         let service = machine
             .unit
-            .service(&machine.memory, &mut machine.space, 100);
+            .service(machine.memory, &mut machine.space, 100);
         assert_eq!(service, Err(SpaceError::Unit(UnitError::NoAnswer)));
         assert_eq!((machine.head(), machine.wait_status()), (0, 0));
     }
@@ -259,7 +259,7 @@ fn a_refused_dma_becomes_a_record_under_the_guests_name_of_the_device() {
     machine.write32(FECTL, 0);
     machine
         .unit
-        .inject_fault(&machine.memory, NIC.host, Iova::new(0x5123), true);
+        .inject_fault(machine.memory, NIC.host, Iova::new(0x5123), true);
     assert_eq!(
         record(&machine, 0),
         Some(FaultRecord {
@@ -277,7 +277,7 @@ fn a_refused_dma_becomes_a_record_under_the_guests_name_of_the_device() {
 
     machine
         .unit
-        .inject_fault(&machine.memory, DISK.host, Iova::new(0), false);
+        .inject_fault(machine.memory, DISK.host, Iova::new(0), false);
     let second = record(&machine, 1).unwrap();
     assert_eq!(second.reason, FaultReason::ContextNotPresent.code());
     assert_eq!(second.kind, RequestKind::Read);
@@ -285,7 +285,7 @@ fn a_refused_dma_becomes_a_record_under_the_guests_name_of_the_device() {
 
     machine
         .unit
-        .inject_fault(&machine.memory, SourceId::new(0xffff), Iova::new(0), false);
+        .inject_fault(machine.memory, SourceId::new(0xffff), Iova::new(0), false);
     assert_eq!(record(&machine, 2), None);
 }
 
@@ -297,13 +297,13 @@ fn a_silent_context_entry_keeps_its_faults_to_itself() {
         machine.set_context_raw(NIC, silent);
         machine
             .unit
-            .inject_fault(&machine.memory, NIC.host, Iova::new(0), true);
+            .inject_fault(machine.memory, NIC.host, Iova::new(0), true);
     }
     assert_eq!(machine.read32(FSTS), 0);
     machine.poke(ROOT, 0);
     machine
         .unit
-        .inject_fault(&machine.memory, NIC.host, Iova::new(0), true);
+        .inject_fault(machine.memory, NIC.host, Iova::new(0), true);
     assert_eq!(
         record(&machine, 0).unwrap().reason,
         FaultReason::RootNotPresent.code()

@@ -6,7 +6,7 @@ mod viommu_support;
 
 use iommu::Iova;
 use iommu::space::{Access, Attachment};
-use iommu::viommu::vtd::{VtdConfig, VtdState, VtdViommu};
+use iommu::viommu::vtd::{STATE_VERSION, VtdConfig, VtdState, VtdViommu};
 use iommu::viommu::{Passthroughs, StateError, Viommu};
 use iommu::vtd::registers::{CCMD, GCMD, IECTL, IQT, RTADDR};
 use iommu::vtd::{AddressWidth, ContextCacheScope, Descriptor, Global, IotlbScope};
@@ -95,7 +95,7 @@ fn faults_and_interrupts_nobody_has_seen_yet_go_along() {
     machine.settle();
     machine
         .unit
-        .inject_fault(&machine.memory, NIC.host, Iova::new(0x5000), true);
+        .inject_fault(machine.memory, NIC.host, Iova::new(0x5000), true);
     let records = [machine.read(0x200), machine.read(0x208)];
     let state = machine.unit.save();
     migrate(&mut machine, &state).unwrap();
@@ -128,7 +128,10 @@ fn state_of_another_version_or_configuration_is_refused() {
     bytes[0] += 1;
     let other = VtdState::read_from_bytes(&bytes).unwrap();
     let mut unit = VtdViommu::new(&config());
-    assert_eq!(unit.restore(&other), Err(StateError::Version(2)));
+    assert_eq!(
+        unit.restore(&other),
+        Err(StateError::Version(STATE_VERSION + 1))
+    );
 
     let mut wide = VtdViommu::new(&VtdConfig {
         width: AddressWidth::Bits48,

@@ -150,7 +150,7 @@ fn malformed_entries_and_addresses_outside_memory_map_nothing() {
         let iova = Iova::new(page << 12);
         machine
             .unit
-            .translate(&machine.memory, NIC.guest, iova, true)
+            .translate(machine.memory, NIC.guest, iova, true)
     };
     assert_eq!(reason(0), Err(FaultReason::PagingReserved));
     assert_eq!(reason(512), Err(FaultReason::PagingReserved));
@@ -251,7 +251,7 @@ fn a_malformed_or_absent_context_entry_blocks_the_device() {
         let iova = Iova::new(0);
         let translated = machine
             .unit
-            .translate(&machine.memory, NIC.guest, iova, false);
+            .translate(machine.memory, NIC.guest, iova, false);
         assert_eq!(translated, Err(reason), "{raw:#x}");
     }
 }
@@ -273,7 +273,7 @@ fn a_malformed_or_absent_root_entry_blocks_the_device() {
         let iova = Iova::new(0);
         let translated = machine
             .unit
-            .translate(&machine.memory, NIC.guest, iova, false);
+            .translate(machine.memory, NIC.guest, iova, false);
         assert_eq!(translated, Err(reason));
     }
 }
@@ -310,7 +310,7 @@ fn four_levels_are_walked_where_both_sides_have_them() {
         let iova = Iova::new(page << 12);
         let translated = machine
             .unit
-            .translate(&machine.memory, NIC.guest, iova, true);
+            .translate(machine.memory, NIC.guest, iova, true);
         assert_eq!(translated, Ok(Gpa::new(DATA << 12)));
         if address_width == 48 {
             assert_eq!(machine.pages(NIC).keys().collect::<Vec<_>>(), [&page]);

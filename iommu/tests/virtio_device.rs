@@ -333,7 +333,7 @@ fn an_unmap_is_reported_before_it_is_answered() {
     let mut machine = attached();
     assert_eq!(machine.map_pages(1, 500, 600, DATA), OK);
     machine.clean();
-    machine.calls.take();
+    machine.host.take();
     machine.submit_request(&unmap(1, 500 << 12, (1100 << 12) - 1), 4);
     let mut steps = 0;
     while machine.used(false).is_none() {
@@ -344,7 +344,7 @@ fn an_unmap_is_reported_before_it_is_answered() {
     assert_eq!(machine.pages(NIC), []);
     // Three tables have a part in it: as many drains, and a step each beside the
     // first look and the last.
-    assert_eq!(machine.calls.take(), vec![Call::Invalidate; 3]);
+    assert_eq!(machine.host.take(), vec![Call::Invalidate; 3]);
     assert!(steps <= 6, "{steps}");
 }
 
@@ -369,6 +369,39 @@ fn a_map_of_all_memory_and_its_unmap_take_steps_of_a_table_each() {
         assert_eq!(before, pages);
         assert!(steps <= FRAMES.div_ceil(512) + 4, "{steps}");
     }
+}
+
+#[test]
+fn an_unmap_of_many_tables_waits_once_in_a_turn() {
+    let mut machine = attached();
+    for page in [1, 2048, 4096, 1 << 20] {
+        assert_eq!(machine.map_pages(1, page, 1200, DATA), OK);
+    }
+    machine.clean();
+    machine.host.take();
+    machine.submit_request(&unmap(1, 0, u64::MAX), 4);
+    // The first step looks, the last one answers.
+    let turn = |machine: &mut Machine, steps| {
+        let served = machine
+            .unit
+            .service(machine.memory, &mut machine.space, steps);
+        assert!(served.is_ok());
+        machine.host.take()
+    };
+    assert_eq!(turn(&mut machine, 2 + 12), [Call::Invalidate]);
+    assert_eq!(machine.used(false), Some(4));
+    assert_eq!(machine.pages(NIC), []);
+    assert!((DATA..DATA + 1200).all(|gfn| machine.is_dirty(gfn)));
+
+    // What does not fit a turn goes on in the next, with a wait of its own.
+    for page in [1, 2048, 4096, 1 << 20] {
+        assert_eq!(machine.map_pages(1, page, 1200, DATA), OK);
+    }
+    machine.submit_request(&unmap(1, 0, u64::MAX), 4);
+    assert_eq!(turn(&mut machine, 1 + 8), [Call::Invalidate]);
+    assert_eq!(machine.pages(NIC).len(), 1200 + (1200 - 1024));
+    assert_eq!(turn(&mut machine, 8), [Call::Invalidate]);
+    assert_eq!(machine.last_status(), OK);
 }
 
 fn fault_buffers(machine: &mut Machine, lengths: &[u32]) {

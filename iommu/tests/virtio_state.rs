@@ -81,10 +81,10 @@ fn faults_and_interrupts_go_along() {
 fn state_of_another_version_or_configuration_is_refused() {
     let state = busy().unit.save();
     let mut bytes = state.as_bytes().to_vec();
-    bytes[0] = 2;
+    bytes[0] = 1;
     let other = VirtioState::read_from_bytes(&bytes).unwrap();
     let mut unit = VirtioIommu::new(&config());
-    assert_eq!(unit.restore(&other), Err(StateError::Version(2)));
+    assert_eq!(unit.restore(&other), Err(StateError::Version(1)));
     let mut wide = config();
     wide.width = 48;
     let mut lonely = config();
@@ -120,35 +120,119 @@ fn a_flipped_bit_is_refused_or_restored_exactly() {
     assert!(refused > 300, "{refused}");
 }
 
-fn record(domain: u32, access: u32, [start, pages, gfn]: [u64; 3]) -> Vec<u8> {
+/// Flags of a record: a whole mapping with both rights.
+const WHOLE: u32 = 0b1111;
+
+fn record(domain: u32, flags: u32, [start, pages, gfn]: [u64; 3]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    bytes.extend([domain, access].map(u32::to_le_bytes).as_flattened());
+    bytes.extend([domain, flags].map(u32::to_le_bytes).as_flattened());
     bytes.extend([start, pages, gfn].map(u64::to_le_bytes).as_flattened());
     bytes
 }
 
+/// What a new machine says to these mappings, in portions.
+fn arrive(portions: &[Vec<u8>]) -> Result<(), StateError> {
+    let mut machine = busy();
+    let state = machine.unit.save();
+    machine.arrive(state.as_bytes(), portions)
+}
+
+const MALFORMED: Result<(), StateError> = Err(StateError::Register("a mapping"));
+
 #[test]
 fn a_mapping_that_no_unit_can_have_is_refused() {
-    let state = busy().unit.save();
-    let mut machine = busy();
-    let mut arrive = |record: Vec<u8>| machine.arrive(state.as_bytes(), &[record]);
-    let malformed = Err(StateError::Register("a mapping"));
-    assert_eq!(arrive(record(5, 3, [0x1000, 1, DATA])), Ok(()));
+    assert_eq!(arrive(&[record(5, WHOLE, [0x1000, 1, DATA])]), Ok(()));
     for bad in [
-        record(7, 3, [0x1000, 1, DATA]),
-        record(5, 0, [0x1000, 1, DATA]),
-        record(5, 4, [0x1000, 1, DATA]),
-        record(5, 3, [0x1001, 1, DATA]),
-        record(5, 3, [0x1000, 0, DATA]),
-        record(5, 3, [0x1000, 1 << 52, DATA]),
-        record(5, 3, [1 << 39, 1, DATA]),
-        record(5, 3, [0xfee0_0000, 1, DATA]),
-        record(5, 3, [0x1000, 1, DATA])[1..].to_vec(),
+        record(7, WHOLE, [0x1000, 1, DATA]),
+        record(5, 0b1100, [0x1000, 1, DATA]),
+        record(5, 0b1_1111, [0x1000, 1, DATA]),
+        record(5, WHOLE, [0x1001, 1, DATA]),
+        record(5, WHOLE, [0x1000, 0, DATA]),
+        record(5, WHOLE, [0x1000, 1 << 52, DATA]),
+        record(5, WHOLE, [1 << 39, 1, DATA]),
+        record(5, WHOLE, [0xfee0_0000, 1, DATA]),
+        record(5, WHOLE, [0x1000, 1, DATA])[1..].to_vec(),
     ] {
-        assert_eq!(arrive(bad), malformed);
+        assert_eq!(arrive(&[bad]), MALFORMED);
     }
-    let outside = arrive(record(5, 3, [0x1000, 1, FRAMES]));
+    let outside = arrive(&[record(5, WHOLE, [0x1000, 1, FRAMES])]);
     assert_eq!(outside, Err(StateError::Mapping(MapError::NotGuestMemory)));
-    let twice = [record(5, 3, [0, 2, DATA]), record(5, 1, [0x1000, 1, DATA])].concat();
-    assert_eq!(arrive(twice), Err(StateError::Mapping(MapError::Overlap)));
+    let twice = [
+        record(5, WHOLE, [0, 2, DATA]),
+        record(5, WHOLE, [0x1000, 1, DATA]),
+    ];
+    assert_eq!(
+        arrive(&[twice.concat()]),
+        Err(StateError::Mapping(MapError::Overlap))
+    );
+}
+
+#[test]
+fn a_piece_that_does_not_follow_the_one_before_is_refused() {
+    const BEGIN: u32 = 0b0111;
+    const MIDDLE: u32 = 0b0011;
+    const END: u32 = 0b1011;
+    let first = record(5, BEGIN, [0x1000, 2, DATA]);
+    let next = |flags, place| vec![first.clone(), record(5, flags, place)];
+    assert_eq!(arrive(&next(END, [0x3000, 1, DATA + 2])), Ok(()));
+    assert_eq!(arrive(&next(MIDDLE, [0x3000, 1, DATA + 2])), Ok(()));
+    for bad in [
+        next(END, [0x4000, 1, DATA + 2]),
+        next(END, [0x3000, 1, DATA + 3]),
+        next(END & !2, [0x3000, 1, DATA + 2]),
+        next(WHOLE, [0x3000, 1, DATA + 2]),
+        vec![first.clone(), record(6, END, [0x3000, 1, DATA + 2])],
+        vec![record(5, END, [0x3000, 1, DATA])],
+    ] {
+        assert_eq!(arrive(&bad), MALFORMED);
+    }
+}
+
+/// Pages that go into one portion.
+const PORTION: u64 = 16 * 512;
+
+#[test]
+fn a_portion_of_more_than_a_turns_work_is_refused() {
+    let many = |pages| {
+        let mapping = |index| record(5, 0b1101, [index * pages << 12, pages, 0]);
+        let mappings = |count| (0..count).map(mapping).collect::<Vec<_>>().concat();
+        mappings(PORTION / pages + 1)
+    };
+    assert_eq!(arrive(&[many(1024)]), MALFORMED);
+    assert_eq!(arrive(&[record(5, WHOLE, [0, PORTION + 1, 0])]), MALFORMED);
+}
+
+#[test]
+fn mappings_travel_in_portions_of_a_turns_work_and_arrive_whole() {
+    let mut machine = Machine::with_tables(64);
+    machine.settle();
+    machine.start(iommu::viommu::virtio::Features::all().bits());
+    machine.set_bypass(false);
+    assert_eq!(machine.attach(5, NIC, 0), OK);
+    // Never aligned for large leaves, and more than a portion takes.
+    for index in 0..12 {
+        assert_eq!(machine.map_pages(5, 2048 * index, 1500, 1), OK);
+    }
+    let before = machine.pages(NIC);
+    let portions = machine.portions(4096);
+    let pages = |portion: &Vec<u8>| -> u64 {
+        let records = portion.chunks_exact(MAPPING_BYTES);
+        let pages = records.map(|record| u64::from_le_bytes(record[16..24].try_into().unwrap()));
+        pages.sum()
+    };
+    let sizes: Vec<u64> = portions.iter().map(pages).collect();
+    assert_eq!(sizes, [PORTION, PORTION, 12 * 1500 - 2 * PORTION]);
+    let state = machine.unit.save();
+    machine.arrive(state.as_bytes(), &portions).unwrap();
+    machine.settle();
+    assert_eq!(machine.pages(NIC), before);
+    for index in 0..12 {
+        let page = 2048 * index;
+        assert_eq!(
+            machine.unmap_pages(5, page, 1499),
+            RANGE,
+            "cut mapping {index}"
+        );
+        assert_eq!(machine.unmap_pages(5, page, 1500), OK);
+    }
 }

@@ -92,6 +92,8 @@ pub enum Event {
     GuestExit {
         /// 0 if the guest is content.
         status: u64,
+        /// `exit`, `power-off`, `reset` or `error`.
+        way: String,
     },
     /// An event this tool does not know.
     #[serde(other)]
@@ -230,8 +232,11 @@ mod tests {
                 Event::StrayInterrupt { vector: 119 },
             ),
             (
-                r#"{"event":"guest-exit","status":0}"#,
-                Event::GuestExit { status: 0 },
+                r#"{"event":"guest-exit","status":0,"way":"power-off"}"#,
+                Event::GuestExit {
+                    status: 0,
+                    way: "power-off".into(),
+                },
             ),
         ] {
             assert_eq!(parse(line).unwrap(), expected);
@@ -258,8 +263,8 @@ mod tests {
             Event::Unknown
         );
         assert_eq!(
-            parse(r#"{"event":"guest-exit","status":1,"why":"x"}"#).unwrap(),
-            Event::GuestExit { status: 1 }
+            parse(r#"{"event":"dma-fault","count":1,"why":"x"}"#).unwrap(),
+            Event::DmaFault { count: 1 }
         );
     }
 

@@ -232,6 +232,8 @@ fn command_line(config: &Config<'_>, files: &Files) -> Command {
         "off"
     };
     command.args(["-icount", &format!("shift=0,sleep={sleep}")]);
+    // The time of day passes like every other time.
+    command.args(["-rtc", "clock=vm"]);
     if let (Some(port), Role::Source) = (config.gdb, config.role) {
         command.args(["-S", "-gdb", &format!("tcp:127.0.0.1:{port}")]);
     }

@@ -98,6 +98,8 @@ pub struct Observation {
     pub exits: Vec<Period>,
     /// The status the guest ended with here.
     pub guest_exit: Option<u64>,
+    /// The way it ended: `exit`, `power-off`, `reset` or `error`; empty before.
+    pub guest_exit_way: String,
     /// The guest's account, if it ended here.
     pub account: Option<Account>,
     /// The pages the guest found wrong.
@@ -146,7 +148,10 @@ impl Observation {
             }
             Event::StrayInterrupt { vector } => self.stray_interrupts.push(vector),
             Event::Exits(period) => self.exits.push(period),
-            Event::GuestExit { status } => self.guest_exit = Some(status),
+            Event::GuestExit { status, way } => {
+                self.guest_exit = Some(status);
+                self.guest_exit_way = way;
+            }
             Event::Cue | Event::Unknown => {}
         }
     }

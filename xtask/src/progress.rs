@@ -71,7 +71,11 @@ fn describe(event: &Event) -> Option<String> {
         Event::MigrationFailed { reason } => format!("migration failed: {reason}"),
         Event::Resumed => "guest resumed".into(),
         Event::Mismatch { gfn } => format!("frame {gfn:#x} differs"),
-        Event::GuestExit { status } => format!("guest ended with status {status}"),
+        Event::GuestExit { status, way } => match way.as_str() {
+            "power-off" => "guest turned its machine off".into(),
+            "reset" => "guest reset its machine".into(),
+            _ => format!("guest ended with status {status}"),
+        },
         // One line each would be noise; their number is in the table.
         Event::Iommu { .. }
         | Event::DmaFault { .. }

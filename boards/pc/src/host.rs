@@ -1,6 +1,7 @@
 //! What the hypervisor found: the PC's parts that it needs, each ready for use.
 
 use crate::clock::{ClockError, Rates, TscClock};
+use crate::wall_clock;
 use hv_core::svm::{self, SvmError};
 use strandline_rt::acpi::{self, AcpiError, Signature, Tables};
 use strandline_rt::apic::{LocalApic, Mode, NoX2Apic};
@@ -100,6 +101,8 @@ pub struct Host {
     pub rates: Rates,
     /// The time since discovery.
     pub clock: TscClock,
+    /// When that was, in seconds since 1970 UTC; 0 if nothing tells.
+    pub started: i64,
     /// Access to configuration space.
     pub config: ConfigPorts,
     /// The passthrough device: answers memory accesses, does no DMA yet.
@@ -136,6 +139,7 @@ impl Host {
             apic,
             rates,
             clock: TscClock::new(rates),
+            started: wall_clock::read().unwrap_or(0),
             config,
             device,
             kind,

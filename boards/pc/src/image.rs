@@ -146,15 +146,17 @@ fn host_guest(boot: &'static BootInfo, options: &Options<'_>, host: &Host, budge
             host,
         ),
     };
-    let status = match end {
-        GuestEnd::Exit(status) => u64::from(status),
-        GuestEnd::Error(_) | GuestEnd::Dma(_) => u64::MAX,
-    };
     // Its time ends here: a reset of its device takes some.
     info!("{end}");
-    events::emit("guest-exit", &[("status", status.into())]);
+    events::emit(
+        "guest-exit",
+        &[
+            ("status", end.status().into()),
+            ("way", (&end.way()).into()),
+        ],
+    );
     guest.release_device();
-    exit(match status {
+    exit(match end.status() {
         0 => Exit::Success,
         _ => Exit::Failure,
     })

@@ -20,4 +20,5 @@ pub mod options;
 pub mod source;
 pub mod tick;
 pub mod vectors;
+pub mod wall_clock;
 pub mod worker;

@@ -1,15 +1,19 @@
-//! The ACPI tables of a guest: RSDP, XSDT, FADT, DSDT, MADT, and what the image
+//! The ACPI tables of a guest: RSDP, XSDT, FADT, DSDT, MADT, MCFG, and what the image
 //! adds.
 //!
 //! ACPI Specification 6.5: RSDP section 5.2.5.3, table header 5.2.6, XSDT 5.2.8,
-//! FADT 5.2.9, MADT 5.2.12. The platform is hardware-reduced (section 4.1): it has
-//! the power management timer and no other fixed hardware.
+//! FADT 5.2.9, MADT 5.2.12. PCI Firmware Specification 3.3, section 4.1.2: MCFG. The
+//! platform is hardware-reduced (section 4.1): it has the power management timer and
+//! no other fixed hardware, and is turned off by the sleep control register.
+//!
+//! The crate `acpi_tables` makes such tables too, on a heap, which there is none of
+//! here; the tests compare with it.
 
 use super::{BootError, aml};
 use crate::Gpa;
 use crate::memory::{GuestMemory, PhysMemory};
 use crate::platform::processors::MAX_CPUS;
-use crate::platform::{PM_TIMER_PORT, apic, ioapic};
+use crate::platform::{PM_TIMER_PORT, apic, ioapic, pci, power, rtc};
 use heapless::Vec;
 
 /// The most tables the image can add.
@@ -46,14 +50,11 @@ fn madt_body(cpus: usize) -> Result<Vec<u8, MAX_MADT>, BootError> {
 }
 
 fn fadt_body(dsdt: Gpa) -> [u8; FADT_BODY] {
-    // IAPC_BOOT_ARCH: no VGA, no RTC; bits 0 and 1 clear: nothing else of a PC.
-    const BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
-    // TMR_VAL_EXT: a timer of 32 bits; HW_REDUCED_ACPI.
-    const FLAGS: u32 = 1 << 8 | 1 << 20;
+    // IAPC_BOOT_ARCH: no VGA; bits 0, 1 and 5 clear: of a PC nothing but the RTC.
+    const BOOT_ARCH: u16 = 1 << 2;
+    // TMR_VAL_EXT: a timer of 32 bits; RESET_REG_SUP; HW_REDUCED_ACPI.
+    const FLAGS: u32 = 1 << 8 | 1 << 10 | 1 << 20;
     const MINOR: u8 = 5;
-    // A generic address: system I/O, 32 bits, dword access.
-    let [low, high] = PM_TIMER_PORT.to_le_bytes();
-    let timer = [1, 32, 0, 3, low, high, 0, 0, 0, 0, 0, 0];
 
     let mut body = [0; FADT_BODY];
     let mut put = |at: usize, bytes: &[u8]| {
@@ -61,11 +62,34 @@ fn fadt_body(dsdt: Gpa) -> [u8; FADT_BODY] {
     };
     put(76, &u32::from(PM_TIMER_PORT).to_le_bytes());
     put(91, &[4]);
+    put(108, &[rtc::CENTURY]);
     put(109, &BOOT_ARCH.to_le_bytes());
     put(112, &FLAGS.to_le_bytes());
+    put(116, &io_register(power::RESET_PORT, 8));
+    put(128, &[power::RESET_VALUE]);
     put(131, &[MINOR]);
     put(140, &dsdt.raw().to_le_bytes());
-    put(208, &timer);
+    put(208, &io_register(PM_TIMER_PORT, 32));
+    put(244, &io_register(power::SLEEP_CONTROL_PORT, 8));
+    put(256, &io_register(power::SLEEP_STATUS_PORT, 8));
+    body
+}
+
+/// A generic address (section 5.2.3.2) of a register of so many bits in I/O space, to
+/// be accessed whole.
+fn io_register(port: u16, bits: u8) -> [u8; 12] {
+    let [low, high] = port.to_le_bytes();
+    let access = match bits {
+        8 => 1,
+        _ => 3,
+    };
+    [1, bits, 0, access, low, high, 0, 0, 0, 0, 0, 0]
+}
+
+/// The configuration space of bus 0 of segment 0.
+fn mcfg_body() -> [u8; 24] {
+    let mut body = [0; 24];
+    body[8..16].copy_from_slice(&pci::WINDOW.raw().to_le_bytes());
     body
 }
 
@@ -93,8 +117,9 @@ pub(super) fn write<M: PhysMemory>(
     let dsdt = place(&table(*b"DSDT", 2, &aml::definition_block()?)?)?;
     let fadt = table(*b"FACP", 6, &fadt_body(dsdt))?;
     let madt = table(*b"APIC", 5, &madt_body(cpus)?)?;
-    let mut pointers = Vec::<u8, { 8 * (MAX_EXTRA + 2) }>::new();
-    let own = [fadt.as_slice(), madt.as_slice()];
+    let mcfg = table(*b"MCFG", 1, &mcfg_body())?;
+    let mut pointers = Vec::<u8, { 8 * (MAX_EXTRA + 3) }>::new();
+    let own = [fadt.as_slice(), madt.as_slice(), mcfg.as_slice()];
     for bytes in own.into_iter().chain(extra.iter().copied()) {
         let at = place(bytes)?.raw().to_le_bytes();
         pointers
@@ -174,7 +199,7 @@ mod tests {
             assert_eq!(checksum(&rsdp[..20]), 0);
             assert_eq!(checksum(&rsdp), 0);
             let xsdt_at = u64::from_le_bytes(rsdp[24..32].try_into().unwrap());
-            let xsdt: [u8; HEADER + 24] = bytes_at(memory, xsdt_at);
+            let xsdt: [u8; HEADER + 32] = bytes_at(memory, xsdt_at);
             assert_eq!(&xsdt[..4], b"XSDT");
             assert_eq!(checksum(&xsdt), 0);
             let pointer = |at: usize| u64::from_le_bytes(xsdt[at..at + 8].try_into().unwrap());
@@ -184,9 +209,57 @@ mod tests {
             assert_eq!(&bytes_at::<4>(memory, dsdt_at), b"DSDT");
             let madt: [u8; HEADER + 36] = bytes_at(memory, pointer(HEADER + 8));
             assert_eq!((&madt[..4], checksum(&madt)), (&b"APIC"[..], 0));
-            let dmar: [u8; 4] = bytes_at(memory, pointer(HEADER + 16));
+            let mcfg: [u8; HEADER + 24] = bytes_at(memory, pointer(HEADER + 16));
+            assert_eq!((&mcfg[..4], checksum(&mcfg)), (&b"MCFG"[..], 0));
+            let dmar: [u8; 4] = bytes_at(memory, pointer(HEADER + 24));
             assert_eq!(&dmar, b"DMAR");
         });
+    }
+
+    /// What `acpi_tables` makes, without the header.
+    fn body(table: &dyn acpi_tables::Aml) -> std::vec::Vec<u8> {
+        let mut bytes = std::vec::Vec::new();
+        table.to_aml_bytes(&mut bytes);
+        bytes.split_off(HEADER)
+    }
+
+    #[test]
+    fn each_table_is_what_acpi_tables_makes_of_its_description() {
+        use acpi_tables::fadt::{FADTBuilder, Flags};
+        use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+        use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT};
+        use acpi_tables::{madt::ProcessorLocalApic, mcfg::MCFG};
+
+        let (id, name) = ([0; 6], [0; 8]);
+        let mut madt = MADT::new(id, name, 0, LocalInterruptController::Address(0xfee0_0000));
+        for cpu in 0..2 {
+            madt.add_structure(ProcessorLocalApic::new(cpu, cpu, EnabledStatus::Enabled));
+        }
+        madt.add_structure(IoApic::new(0, 0xfec0_0000, 0));
+        assert_eq!(madt_body(2).unwrap()[..], body(&madt)[..]);
+
+        let mut mcfg = MCFG::new(id, name, 0);
+        mcfg.add_ecam(0xc000_0000, 0, 0, 0);
+        assert_eq!(mcfg_body()[..], body(&mcfg)[..]);
+
+        let port = |bits, access, port| GAS::new(AddressSpace::SystemIo, bits, 0, access, port);
+        let byte = |at| port(8, AccessSize::ByteAccess, at);
+        let mut fadt = FADTBuilder::new(id, name, 0)
+            .dsdt_64(0xe_0030)
+            .flag(Flags::TmrValExt)
+            .flag(Flags::ResetRegSup)
+            .flag(Flags::HwReducedAcpi);
+        fadt.pm_tmr_blk = 0x608.into();
+        fadt.pm_tmr_len = 4;
+        fadt.x_pm_tmr_blk = port(32, AccessSize::DwordAccess, 0x608);
+        fadt.century = 0x32;
+        // No VGA.
+        fadt.iapc_boot_arch = 4.into();
+        (fadt.reset_reg, fadt.reset_value) = (byte(0xcf9), 6);
+        fadt.sleep_control_reg = byte(0x604);
+        fadt.sleep_status_reg = byte(0x605);
+        let expected = body(&fadt.finalize());
+        assert_eq!(fadt_body(Gpa::new(0xe_0030))[..], expected[..]);
     }
 
     #[test]

@@ -325,7 +325,7 @@ mod tests {
             assert_eq!(&bytes_at(header.command_line.into())[..6], b"quiet\0");
             let [_, _, high, ..] = params.memory_map;
             assert_eq!({ high.start } + { high.bytes }, END);
-            assert_eq!((params.memory_map_entries, { params.rsdp }), (3, 0xe_0000));
+            assert_eq!((params.memory_map_entries, { params.rsdp }), (4, 0xe_0000));
         });
     }
 

@@ -20,6 +20,7 @@ pub use elf::ElfError;
 pub use linux::LinuxError;
 
 use crate::memory::{GuestMemory, OutsideMemory, PhysMemory};
+use crate::platform::pci;
 use crate::vcpu::VcpuState;
 use crate::{Gpa, PAGE_SIZE};
 use zerocopy::{Immutable, IntoBytes};
@@ -39,7 +40,7 @@ const MAX_COMMAND_LINE: usize = 4095;
 /// The end of what firmware has below 1 MiB.
 const HIGH_START: u64 = 0x10_0000;
 /// Guest memory ends below the window of devices.
-const MAX_MEMORY: u64 = 0xc000_0000;
+const MAX_MEMORY: u64 = pci::WINDOW.raw();
 
 /// `XEN_HVM_START_MAGIC_VALUE`.
 const MAGIC: u32 = 0x336e_c578;
@@ -88,7 +89,8 @@ struct Layout {
 
 impl Layout {
     /// Types are the same for PVH and for a Linux kernel.
-    fn memory_map(&self) -> [MemoryRange; 3] {
+    fn memory_map(&self) -> [MemoryRange; 4] {
+        let window = pci::WINDOW.raw();
         let range = |start: u64, end: u64, kind| MemoryRange {
             start,
             bytes: end - start,
@@ -99,6 +101,7 @@ impl Layout {
             range(0, LOW_END, RAM),
             range(LOW_END, HIGH_START, RESERVED),
             range(HIGH_START, self.end, RAM),
+            range(window, window + pci::WINDOW_BYTES, RESERVED),
         ]
     }
 }

@@ -1,11 +1,6 @@
-//! Which CPU the guest sees: a list of what is offered, as data.
-//!
-//! A bit is offered only if the host has it and the list names it, so a feature
-//! nobody thought of stays hidden. Not offered are: SVM (no nested guests), XSAVE
-//! and all that needs it (AVX and later), MTRRs and machine checks (no such MSRs),
-//! RDTSCP and RDPID (TSC_AUX is not switched), MONITOR, PCID and INVPCID, the
-//! TSC-deadline timer, performance counters.
+//! CPUID: the host's bits through the list of `policy`, and this hypervisor's own.
 
+use super::policy::OFFERS;
 use crate::vcpu::VcpuState;
 use crate::vcpu::gpr::{RAX, RBX, RCX, RDX};
 use raw_cpuid::CpuIdResult;
@@ -33,60 +28,6 @@ pub struct Topology {
     /// How many there are, at least 1.
     pub count: u32,
 }
-
-/// The bits of one leaf that are passed through.
-struct Offer {
-    leaf: u32,
-    eax: u32,
-    ebx: u32,
-    ecx: u32,
-    edx: u32,
-}
-
-/// A leaf that is passed through whole.
-const fn whole(leaf: u32) -> Offer {
-    offer(leaf, [u32::MAX; 4])
-}
-
-const fn offer(leaf: u32, [eax, ebx, ecx, edx]: [u32; 4]) -> Offer {
-    Offer {
-        leaf,
-        eax,
-        ebx,
-        ecx,
-        edx,
-    }
-}
-
-/// Leaf 1 ECX: SSE3, PCLMULQDQ, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT,
-/// AES, RDRAND.
-const LEAF_1_ECX: u32 =
-    1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 25 | 1 << 30;
-/// Leaf 1 EDX: FPU, VME, DE, PSE, TSC, MSR, PAE, CX8, APIC, SEP, PGE, CMOV, PAT,
-/// PSE36, CLFLUSH, MMX, FXSR, SSE, SSE2.
-const LEAF_1_EDX: u32 =
-    0x37f | 1 << 11 | 1 << 13 | 1 << 15 | 1 << 16 | 1 << 17 | 1 << 19 | 7 << 23 | 1 << 26;
-/// Leaf 7 EBX: FSGSBASE, BMI1, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, CLFLUSHOPT,
-/// CLWB, SHA.
-const LEAF_7_EBX: u32 =
-    1 | 1 << 3 | 1 << 7 | 1 << 8 | 1 << 9 | 7 << 18 | 1 << 23 | 1 << 24 | 1 << 29;
-/// Leaf 8000_0001h ECX: LAHF, LZCNT, SSE4A, misaligned SSE, PREFETCHW.
-const EXTENDED_ECX: u32 = 1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
-/// Leaf 8000_0001h EDX: those of leaf 1, SYSCALL, NX, MMXEXT, 1 GiB pages, LM.
-const EXTENDED_EDX: u32 =
-    (LEAF_1_EDX & 0x0183_f3ff) | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 26 | 1 << 29;
-
-const OFFERS: [Offer; 9] = [
-    offer(1, [u32::MAX, 0x0000_ff00, LEAF_1_ECX, LEAF_1_EDX]),
-    offer(7, [0, LEAF_7_EBX, 0, 0]),
-    offer(0x8000_0001, [u32::MAX, 0, EXTENDED_ECX, EXTENDED_EDX]),
-    whole(0x8000_0002),
-    whole(0x8000_0003),
-    whole(0x8000_0004),
-    whole(0x8000_0005),
-    whole(0x8000_0006),
-    offer(0x8000_0008, [0xffff, 0, 0, 0]),
-];
 
 /// Carries out CPUID for the guest.
 pub fn execute(state: &mut VcpuState, topology: Topology, host: HostCpuid) {
@@ -185,7 +126,7 @@ mod tests {
         for hidden in [3, 5, 17, 24, 26, 27, 28] {
             assert_eq!(one.ecx & 1 << hidden, 0, "leaf 1 ECX {hidden}");
         }
-        for hidden in [7, 12, 14, 28] {
+        for hidden in [10, 18, 20, 21, 28] {
             assert_eq!(one.edx & 1 << hidden, 0, "leaf 1 EDX {hidden}");
         }
         assert_eq!(one.ebx >> 24, 0, "the APIC id is 0");

@@ -2,18 +2,19 @@
 //!
 //! | where | what |
 //! | --- | --- |
-//! | CPUID | the host's features through a list of those offered ([`cpuid`]) |
-//! | MSRs | a table; anything else is #GP ([`msr`]) |
+//! | CPUID, MSRs | what a table offers; no other feature, and #GP ([`cpuid`], [`msr`]) |
 //! | FEE0_0000h, MSRs 800h to 8FFh | a local APIC with its timer for each CPU ([`apic`], [`processors`]) |
 //! | FEC0_0000h | an I/O APIC ([`ioapic`]) |
 //! | ports 40h to 43h, 61h | an 8254 to measure with ([`pit`]) |
 //! | ports 3F8h to 3FFh | a 16550, at input 4 of the I/O APIC ([`uart`]) |
 //! | port F4h | a write ends the guest with that status |
+//! | ports 70h, 71h | a real-time clock ([`rtc`]) |
+//! | ports 604h, 605h, CF9h, 64h | turning the machine off, and resetting it ([`power`]) |
 //! | port 608h | ACPI's power management timer |
-//! | ports CF8h to CFFh | PCI configuration, bus 0 ([`pci`]) |
+//! | ports CF8h to CFFh, C000_0000h | PCI configuration, bus 0 ([`pci`]) |
 //! | in BAR 0 of a function | its MSI-X table ([`pci::msix`]) |
 //!
-//! There are no 8259s, no RTC and no keyboard controller, and ACPI says so. Ports
+//! There are no 8259s and no keyboard controller, and ACPI says so. Ports
 //! and addresses that are not there read as all ones, and writes to them are
 //! dropped, as on a real machine. All clocks follow one time line ([`time`]).
 
@@ -23,7 +24,10 @@ pub mod ioapic;
 pub mod msr;
 pub mod pci;
 pub mod pit;
+mod policy;
+pub mod power;
 pub mod processors;
+pub mod rtc;
 pub mod time;
 pub mod uart;
 
@@ -36,7 +40,9 @@ use ioapic::IoApic;
 use msr::Refused;
 use pci::PciBus;
 use pit::Pit;
+pub use power::GuestExit;
 use processors::Processors;
+use rtc::Rtc;
 use time::{Time, Timeline};
 use uart::Uart;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -56,8 +62,8 @@ pub const UART_PIN: usize = 4;
 pub enum IoEffect {
     /// Nothing.
     None,
-    /// The guest ended with this status.
-    Exit(u32),
+    /// The guest ended by itself.
+    Exit(GuestExit),
     /// A passthrough function's command register, BAR 0, MSI or MSI-X changed.
     PciChanged,
 }
@@ -76,6 +82,8 @@ pub struct Platform {
     pit: Pit,
     /// The serial port.
     uart: Uart,
+    /// The real-time clock.
+    rtc: Rtc,
     /// The PCI bus.
     pub pci: PciBus,
     /// The guest's time.
@@ -99,6 +107,8 @@ pub struct PlatformState {
     pub pci: pci::PciState,
     /// The serial port.
     pub uart: uart::UartState,
+    /// The real-time clock.
+    pub rtc: rtc::RtcState,
     /// The guest's time.
     pub timeline: time::TimelineState,
 }
@@ -128,13 +138,15 @@ pub enum PlatformError {
 
 impl Platform {
     /// A platform after reset with the PCI functions of `pci`, for `cpus` CPUs whose
-    /// time stamp counters make `tsc_hz` counts a second.
-    pub fn new(host_cpuid: HostCpuid, pci: PciBus, tsc_hz: u64, cpus: usize) -> Self {
+    /// time stamp counters make `tsc_hz` counts a second. Its real-time clock starts
+    /// at `start`, in seconds since 1970 UTC.
+    pub fn new(host_cpuid: HostCpuid, pci: PciBus, tsc_hz: u64, cpus: usize, start: i64) -> Self {
         Self {
             cpus: Processors::new(cpus),
             ioapic: IoApic::default(),
             pit: Pit::default(),
             uart: Uart::default(),
+            rtc: Rtc::new(start),
             pci,
             timeline: Timeline::new(tsc_hz),
             host_cpuid,
@@ -154,6 +166,15 @@ impl Platform {
                 self.wire_uart();
                 u32::from(value)
             }
+            rtc::INDEX_PORT..=rtc::DATA_PORT if access.width == 1 => {
+                u32::from(self.rtc.read(access.port, now))
+            }
+            // Asleep never, and no reset under way.
+            power::SLEEP_CONTROL_PORT | power::SLEEP_STATUS_PORT | power::RESET_PORT
+                if access.width == 1 =>
+            {
+                0
+            }
             PM_TIMER_PORT => now.clocks(PM_TIMER_HZ) as u32,
             pci::ADDRESS_PORT..=pci::LAST_PORT => self.pci.read_port(access.port, access.width),
             _ => u32::MAX,
@@ -170,8 +191,16 @@ impl Platform {
         console: &mut dyn FnMut(u8),
     ) -> IoEffect {
         let value = value & width_mask(access.width);
+        if access.width == 1
+            && let Some(exit) = power::write(access.port, value as u8)
+        {
+            return IoEffect::Exit(exit);
+        }
         match access.port {
-            DEBUG_EXIT_PORT => return IoEffect::Exit(value),
+            DEBUG_EXIT_PORT => return IoEffect::Exit(GuestExit::Status(value)),
+            rtc::INDEX_PORT..=rtc::DATA_PORT if access.width == 1 => {
+                self.rtc.write(access.port, value as u8, now);
+            }
             pit::FIRST_PORT..=pit::LAST_PORT if access.width == 1 => {
                 self.pit.write(access.port, value as u8, now);
             }
@@ -183,29 +212,44 @@ impl Platform {
                 }
                 self.wire_uart();
             }
-            pci::ADDRESS_PORT..=pci::LAST_PORT
-                if self.pci.write_port(access.port, access.width, value) =>
-            {
-                self.deliver_due();
-                return IoEffect::PciChanged;
+            pci::ADDRESS_PORT..=pci::LAST_PORT => {
+                let has_changed = self.pci.write_port(access.port, access.width, value);
+                return self.after_pci_write(has_changed);
             }
             _ => {}
         }
         IoEffect::None
     }
 
-    /// Reads device registers in memory for CPU `cpu`: `None` if there are none.
-    pub fn read_memory(&mut self, cpu: usize, gpa: Gpa, now: Time) -> Option<u32> {
-        match self.window(cpu, gpa) {
+    /// Reads `width` bytes of device registers in memory for CPU `cpu`: all ones where
+    /// there are none. Only configuration space is read but 32 bits at a time.
+    pub fn read_memory(&mut self, cpu: usize, gpa: Gpa, width: u8, now: Time) -> u64 {
+        let value = match self.window(cpu, gpa) {
+            Some((Window::Pci, offset)) if width <= 4 => Some(self.pci.read_window(offset, width)),
+            _ if width != 4 => None,
             Some((Window::Apic, offset)) => Some(self.cpus.get(cpu).apic.read_memory(offset, now)),
             Some((Window::IoApic, offset)) => Some(self.ioapic.read(offset)),
+            Some((Window::Pci, _)) => None,
             None => self.pci.read_memory(gpa),
-        }
+        };
+        value.map_or(u64::MAX, u64::from)
     }
 
-    /// Writes device registers in memory for CPU `cpu`, if there are any.
-    pub fn write_memory(&mut self, cpu: usize, gpa: Gpa, value: u32, now: Time) {
+    /// Writes likewise; what is written where nothing is, is dropped.
+    pub fn write_memory(
+        &mut self,
+        cpu: usize,
+        gpa: Gpa,
+        width: u8,
+        value: u32,
+        now: Time,
+    ) -> IoEffect {
         match self.window(cpu, gpa) {
+            Some((Window::Pci, offset)) => {
+                let has_changed = self.pci.write_window(offset, width, value);
+                return self.after_pci_write(has_changed);
+            }
+            _ if width != 4 => {}
             Some((Window::Apic, offset)) => {
                 let apic = &mut self.cpus.get(cpu).apic;
                 if let Some(message) = apic.write_memory(offset, value, now) {
@@ -222,6 +266,16 @@ impl Platform {
                 }
             }
         }
+        IoEffect::None
+    }
+
+    /// What is to be done after a write of configuration space.
+    fn after_pci_write(&mut self, has_changed: bool) -> IoEffect {
+        if !has_changed {
+            return IoEffect::None;
+        }
+        self.deliver_due();
+        IoEffect::PciChanged
     }
 
     /// A passthrough device signals one of its vectors: [`PciBus::signal`].
@@ -293,11 +347,17 @@ impl Platform {
     }
 
     fn window(&mut self, cpu: usize, gpa: Gpa) -> Option<(Window, u64)> {
-        let offset = |start: u64| gpa.raw().checked_sub(start).filter(|at| *at < 0x1000);
-        let apic = offset(apic::WINDOW)
+        let within = |start: u64, bytes: u64| {
+            let offset = gpa.raw().checked_sub(start);
+            offset.filter(|at| *at < bytes)
+        };
+        if let Some(at) = within(pci::WINDOW.raw(), pci::WINDOW_BYTES) {
+            return Some((Window::Pci, at));
+        }
+        let apic = within(apic::WINDOW, 0x1000)
             .filter(|_| self.cpus.get(cpu).apic.is_in_memory())
             .map(|at| (Window::Apic, at));
-        apic.or_else(|| offset(ioapic::WINDOW).map(|at| (Window::IoApic, at)))
+        apic.or_else(|| within(ioapic::WINDOW, 0x1000).map(|at| (Window::IoApic, at)))
     }
 
     /// The state of all devices.
@@ -307,6 +367,7 @@ impl Platform {
             pit: self.pit.save(),
             pci: self.pci.save(),
             uart: self.uart.save(),
+            rtc: self.rtc.save(),
             timeline: self.timeline.save(),
         }
     }
@@ -322,6 +383,7 @@ impl Platform {
         }
         (self.ioapic, self.pit) = (ioapic, pit);
         (self.uart, self.timeline) = (uart, timeline);
+        self.rtc = Rtc::restored(&state.rtc);
         Ok(())
     }
 }
@@ -330,6 +392,7 @@ impl Platform {
 enum Window {
     Apic,
     IoApic,
+    Pci,
 }
 
 fn width_mask(width: u8) -> u32 {

@@ -4,6 +4,7 @@ use super::decode::{self, MAX_LENGTH, Operation, Place, sign_extend, truncate};
 use super::{Event, GuestError, MmioRegion, Vm, alu, walk};
 use crate::Gpa;
 use crate::memory::PhysMemory;
+use crate::platform::IoEffect;
 use crate::vcpu::{NestedFault, Vcpu};
 
 impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
@@ -26,6 +27,7 @@ impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
             .iter_mut()
             .find(|region| region.contains(gpa, width));
         let is_outside = region.is_some();
+        let mut effect = IoEffect::None;
         match access.operation {
             Operation::Read { to, is_signed } => {
                 let value = self.read_bus(cpu, region, gpa, width);
@@ -39,11 +41,12 @@ impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
             Operation::Write(from) => {
                 // A move within the device does not exist.
                 let value = self.value_of(cpu, from).unwrap_or_default();
-                self.write_bus(cpu, region, gpa, width, value);
+                effect = self.write_bus(cpu, region, gpa, width, value);
             }
             Operation::Exchange(register) => {
                 let value = self.read_bus(cpu, region.as_deref_mut(), gpa, width);
-                self.write_bus(cpu, region, gpa, width, register.get(&self.cpus[cpu].state));
+                let new = register.get(&self.cpus[cpu].state);
+                effect = self.write_bus(cpu, region, gpa, width, new);
                 register.set(&mut self.cpus[cpu].state, value);
             }
             Operation::Compute { op, to, from } => {
@@ -54,7 +57,9 @@ impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
                     alu::compute(op, left, right, width, self.cpus[cpu].state.rflags);
                 self.cpus[cpu].state.rflags = rflags;
                 match (to, result) {
-                    (Place::Device, Some(value)) => self.write_bus(cpu, region, gpa, width, value),
+                    (Place::Device, Some(value)) => {
+                        effect = self.write_bus(cpu, region, gpa, width, value);
+                    }
                     (Place::Register(to), Some(value)) => to.set(&mut self.cpus[cpu].state, value),
                     _ => {}
                 }
@@ -63,7 +68,10 @@ impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
         self.cpus[cpu]
             .state
             .advance_to(rip.wrapping_add(access.length));
-        is_outside.then_some(Event::MmioDone)
+        if is_outside {
+            return Some(Event::MmioDone);
+        }
+        Event::of(effect)
     }
 
     /// The value in a place on the CPU's side.
@@ -75,8 +83,7 @@ impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
         }
     }
 
-    /// Reads from a region of the image, or else from the platform, whose registers
-    /// are 32 bits wide.
+    /// Reads from a region of the image, or else from the platform.
     fn read_bus(
         &mut self,
         cpu: usize,
@@ -86,17 +93,15 @@ impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
     ) -> u64 {
         let value = match region {
             Some(region) => region.device.read(gpa.raw() - region.gpa.raw(), width),
-            None if width == 4 => {
+            None => {
                 let now = self.now();
-                let value = self.platform.read_memory(cpu, gpa, now);
-                value.map_or(u64::MAX, u64::from)
+                self.platform.read_memory(cpu, gpa, width, now)
             }
-            None => u64::MAX,
         };
         truncate(value, width)
     }
 
-    /// Writes likewise.
+    /// Writes likewise, and says what the image has to do.
     fn write_bus(
         &mut self,
         cpu: usize,
@@ -104,18 +109,19 @@ impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
         gpa: Gpa,
         width: u8,
         value: u64,
-    ) {
+    ) -> IoEffect {
         let value = truncate(value, width);
         match region {
             Some(region) => {
                 let offset = gpa.raw() - region.gpa.raw();
                 region.device.write(offset, width, value);
+                IoEffect::None
             }
-            None if width == 4 => {
+            None => {
                 let now = self.now();
-                self.platform.write_memory(cpu, gpa, value as u32, now);
+                self.platform
+                    .write_memory(cpu, gpa, width, value as u32, now)
             }
-            None => {}
         }
     }
 

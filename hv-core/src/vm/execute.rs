@@ -2,7 +2,6 @@
 
 use super::{Event, Outside, Vm};
 use crate::memory::PhysMemory;
-use crate::platform::IoEffect;
 use crate::platform::cpuid::{self, Topology};
 use crate::platform::msr::{self, MsrEffect};
 use crate::vcpu::gpr::{RAX, RCX};
@@ -107,13 +106,9 @@ impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
             return None;
         }
         let value = self.cpus[cpu].state.gpr32(RAX);
-        match self
+        let effect = self
             .platform
-            .write_port(access, value, now, outside.console)
-        {
-            IoEffect::None => None,
-            IoEffect::Exit(status) => Some(Event::GuestExit(status)),
-            IoEffect::PciChanged => Some(Event::PciChanged),
-        }
+            .write_port(access, value, now, outside.console);
+        Event::of(effect)
     }
 }

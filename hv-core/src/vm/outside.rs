@@ -1,6 +1,7 @@
 //! What the image and a guest's machine say to each other.
 
 use crate::Gpa;
+use crate::platform::{GuestExit, IoEffect};
 
 /// Device registers that the image emulates, such as a vIOMMU.
 pub trait MmioDevice {
@@ -57,10 +58,21 @@ pub enum Event {
     /// There is news for a CPU other than CPU 0: see [`Vm::order`](super::Vm::order) and
     /// [`Vm::must_call`](super::Vm::must_call).
     OtherCpu,
-    /// The guest ended with this status.
-    GuestExit(u32),
+    /// The guest ended by itself.
+    GuestExit(GuestExit),
     /// The guest cannot go on.
     Fatal(GuestError),
+}
+
+impl Event {
+    /// What the image has to do for an access.
+    pub(super) fn of(effect: IoEffect) -> Option<Self> {
+        match effect {
+            IoEffect::None => None,
+            IoEffect::Exit(exit) => Some(Self::GuestExit(exit)),
+            IoEffect::PciChanged => Some(Self::PciChanged),
+        }
+    }
 }
 
 /// What a guest did that it cannot go on from.

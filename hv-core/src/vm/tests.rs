@@ -3,6 +3,7 @@
 use super::*;
 use crate::addr::Hpa;
 use crate::memory::{FramePool, Slot};
+use crate::platform::GuestExit;
 use crate::platform::pci::PciBus;
 use crate::testing::Arena;
 use crate::vcpu::gpr::{RAX, RCX};
@@ -87,7 +88,7 @@ fn with_vm(exits: &[Exit], test: impl FnOnce(&mut TestVm<'_>, &GuestMemory<'_, A
         entries: Vec::new(),
         tsc: 0,
     };
-    let platform = Platform::new(host_cpuid, PciBus::new(), 1_000_000_000, 2);
+    let platform = Platform::new(host_cpuid, PciBus::new(), 1_000_000_000, 2, 0);
     test(
         &mut Vm::new(&memory, tables, &mut script, state, platform),
         &memory,
@@ -162,7 +163,7 @@ fn the_debug_exit_port_ends_the_guest() {
     };
     with_vm(&[instruction(Intercepted::Io(out))], |vm, _| {
         vm.cpus[0].state.gpr[RAX] = 0x10;
-        assert_eq!(run(vm), Event::GuestExit(0x10));
+        assert_eq!(run(vm), Event::GuestExit(GuestExit::Status(0x10)));
     });
 }
 

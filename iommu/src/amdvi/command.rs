@@ -8,49 +8,8 @@
 
 use super::bits::halves;
 use super::bits::{flag, get, join, put};
+use crate::page_block::PageBlock;
 use crate::unit::SourceId;
-
-/// Which translations of a domain an invalidation drops.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PageBlock {
-    /// The first page, by number; a multiple of the block's size.
-    pub page: u64,
-    /// The block has 2^order pages; 52 is the whole address space.
-    pub order: u8,
-}
-
-impl PageBlock {
-    /// All pages.
-    pub const ALL: Self = Self { page: 0, order: 52 };
-
-    /// Address and S flag (2.4.3): with S set, the lowest zero bit from 12 on
-    /// gives the size, and bit 63 clear with all below it set means everything.
-    const fn encode(self) -> u64 {
-        match self.order {
-            0 => self.page << 12,
-            order if order < 52 => {
-                let below = (1 << (order - 1)) - 1;
-                (self.page | below) << 12 | S
-            }
-            _ => ALL_PAGES | S,
-        }
-    }
-
-    const fn decode(raw: u64) -> Self {
-        let page = raw >> 12;
-        if raw & S == 0 {
-            return Self { page, order: 0 };
-        }
-        let order = page.trailing_ones() as u8 + 1;
-        if order >= 52 {
-            return Self::ALL;
-        }
-        Self {
-            page: page >> order << order,
-            order,
-        }
-    }
-}
 
 /// One command. Those that are not here are no business of this project.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +22,9 @@ pub enum Command {
         /// The second word.
         data: u64,
     },
+    /// COMPLETION_WAIT with F and nothing to store: later commands start only once all
+    /// earlier ones are complete.
+    Fence,
     /// INVALIDATE_DEVTAB_ENTRY (2.4.2): forgets a device's entry.
     DeviceEntry {
         /// DeviceID, bits 15:0.
@@ -78,21 +40,31 @@ pub enum Command {
         /// PDE, bit 1 of the second word: entries above the leaves go too.
         tables: bool,
     },
+    /// INVALIDATE_IOTLB_PAGES (2.4.4): has a device forget what it keeps in its own TLB.
+    /// It is complete when the device has answered.
+    DeviceTlb {
+        /// DeviceID, bits 15:0, and QueueID, bits 47:32, which tells apart whose
+        /// invalidations are counted together: each device's own.
+        device: SourceId,
+        /// Maxpend, bits 31:24: how many the device takes at a time, from 1 to 32.
+        pending: u8,
+        /// Which pages.
+        block: PageBlock,
+    },
     /// INVALIDATE_IOMMU_ALL (2.4.8): forgets everything. Needs
     /// [`Features::INVALIDATE_ALL`](super::Features::INVALIDATE_ALL).
     All,
 }
 
-/// S, bit 0 of the second word: the address holds a size.
-const S: u64 = 1 << 0;
+/// F, bit 2 of the first word of COMPLETION_WAIT.
+const FLUSH: u64 = 1 << 2;
 /// PDE, bit 1 of the second word.
 const PDE: u64 = 1 << 1;
-/// The address that with S means all pages.
-const ALL_PAGES: u64 = 0x7fff_ffff_ffff_f000;
 
 const COMPLETION_WAIT: u64 = 1;
 const INVALIDATE_DEVTAB_ENTRY: u64 = 2;
 const INVALIDATE_IOMMU_PAGES: u64 = 3;
+const INVALIDATE_IOTLB_PAGES: u64 = 4;
 const INVALIDATE_IOMMU_ALL: u64 = 8;
 
 impl Command {
@@ -119,6 +91,19 @@ impl Command {
                 put(INVALIDATE_IOMMU_PAGES, 60, 4) | put(domain as u64, 32, 16),
                 block.encode() | if tables { PDE } else { 0 },
             ),
+            Self::Fence => join(put(COMPLETION_WAIT, 60, 4) | FLUSH, 0),
+            Self::DeviceTlb {
+                device,
+                pending,
+                block,
+            } => {
+                let id = device.raw() as u64;
+                let first = put(INVALIDATE_IOTLB_PAGES, 60, 4)
+                    | put(id, 32, 16)
+                    | put(pending as u64, 24, 8)
+                    | put(id, 0, 16);
+                join(first, block.encode())
+            }
             Self::All => join(put(INVALIDATE_IOMMU_ALL, 60, 4), 0),
         }
     }
@@ -128,6 +113,7 @@ impl Command {
         let (first, second) = halves(raw);
         match get(first, 60, 4) {
             // Without S it stores nothing.
+            COMPLETION_WAIT if first & FLUSH != 0 && !flag(first, 0) => Some(Self::Fence),
             COMPLETION_WAIT if flag(first, 0) => Some(Self::CompletionWait {
                 address: first & 0x000f_ffff_ffff_fff8,
                 data: second,
@@ -139,6 +125,11 @@ impl Command {
                 domain: get(first, 32, 16) as u16,
                 block: PageBlock::decode(second),
                 tables: second & PDE != 0,
+            }),
+            INVALIDATE_IOTLB_PAGES => Some(Self::DeviceTlb {
+                device: SourceId::new(get(first, 0, 16) as u16),
+                pending: get(first, 24, 8) as u8,
+                block: PageBlock::decode(second),
             }),
             INVALIDATE_IOMMU_ALL => Some(Self::All),
             _ => None,
@@ -171,31 +162,33 @@ mod tests {
             all.encode(),
             0x7fff_ffff_ffff_f003 << 64 | 0x3000_0055_0000_0000
         );
+        let device_tlb = Command::DeviceTlb {
+            device: SourceId::new(0x0118),
+            pending: 32,
+            block: PageBlock { page: 4, order: 2 },
+        };
+        assert_eq!(device_tlb.encode(), 0x5001 << 64 | 0x4000_0118_2000_0118);
+        assert_eq!(Command::Fence.encode(), 0x1000_0000_0000_0004);
         assert_eq!(Command::decode(Command::ILLEGAL), None);
-    }
-
-    #[test]
-    fn the_lowest_zero_address_bit_gives_the_size() {
-        let encoded = |page, order| PageBlock { page, order }.encode();
-        assert_eq!(encoded(0x5, 0), 0x5000);
-        assert_eq!(encoded(0x4, 1), 0x4001);
-        assert_eq!(encoded(0x4, 2), 0x5001);
-        assert_eq!(encoded(0x200, 9), 0x2f_f001);
     }
 
     proptest::proptest! {
         #[test]
         fn every_command_reads_back(
-            which in 0..4, id: u16, page in 0u64..1 << 52, order in 0u8..=52, data: u64, tables: bool,
+            which in 0..6, id: u16, page in 0u64..1 << 52, order in 0u8..=52, data: u64, tables: bool,
         ) {
+            let first = page.checked_shr(order.into()).unwrap_or(0) << order;
+            let block = PageBlock { page: first, order };
             let command = match which {
                 0 => Command::CompletionWait { address: page << 3 & 0x000f_ffff_ffff_fff8, data },
                 1 => Command::DeviceEntry { device: SourceId::new(id) },
-                2 => Command::Pages {
-                    domain: id,
-                    block: PageBlock { page: page.checked_shr(order.into()).unwrap_or(0) << order, order },
-                    tables,
+                2 => Command::Pages { domain: id, block, tables },
+                3 => Command::DeviceTlb {
+                    device: SourceId::new(id),
+                    pending: (data & 31) as u8 + 1,
+                    block,
                 },
+                4 => Command::Fence,
                 _ => Command::All,
             };
             proptest::prop_assert_eq!(Command::decode(command.encode()), Some(command));

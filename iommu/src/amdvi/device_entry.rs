@@ -4,8 +4,8 @@
 //! ```text
 //! word 0   63  62  61  60      52 51              12 11   9 8  7 6   2  1   0
 //!          | . | IW| IR| guest    | page table root  | Mode | HAD| rsvd| TV| V |
-//! word 1   63                            40 39 38 37   32 31   16 15           0
-//!          | guest tables, SysMgt, ...      |EX|SD|  ...  | guest | domain id  |
+//! word 1   63                       40 39 38 37   33 32 31   16 15           0
+//!          | guest tables, SysMgt, ... |EX|SD|  ...  | I| guest | domain id  |
 //! word 2   interrupt remapping: IV (bit 0) clear
 //! word 3   attribute overrides: none
 //! ```
@@ -32,6 +32,9 @@ pub enum DeviceEntry {
         /// [`Features::HOST_ACCESSED`](super::Features::HOST_ACCESSED)); or 00, it sets
         /// neither.
         dirty: bool,
+        /// I, bit 32 of word 1: the device may ask for translations, and what it sends as
+        /// translated passes as it is. Otherwise either is refused.
+        device_tlb: bool,
         /// DomainID, bits 15:0 of word 1: the tag of cached translations.
         domain: u16,
     },
@@ -60,6 +63,7 @@ impl DeviceEntry {
                 root,
                 levels,
                 dirty,
+                device_tlb,
                 domain,
             } => [
                 VALID
@@ -67,7 +71,7 @@ impl DeviceEntry {
                     | if dirty { HAD } else { 0 }
                     | put(levels as u64, 9, 3)
                     | root & ROOT,
-                domain as u64,
+                domain as u64 | put(device_tlb as u64, 32, 1),
             ],
         }
     }
@@ -84,6 +88,7 @@ impl DeviceEntry {
                 root: first & ROOT,
                 levels,
                 dirty: first & HAD == HAD,
+                device_tlb: flag(second, 32),
                 domain: get(second, 0, 16) as u16,
             }),
             _ => None,
@@ -101,6 +106,7 @@ mod tests {
             root: 0x12_3456_7000,
             levels: 3,
             dirty: false,
+            device_tlb: false,
             domain: 0x99,
         };
         assert_eq!(entry.encode(), [0x6000_0012_3456_7603, 0x99]);
@@ -108,9 +114,11 @@ mod tests {
             root: 0x12_3456_7000,
             levels: 3,
             dirty: true,
+            device_tlb: true,
             domain: 0x99,
         };
-        assert_eq!(sets_bits.encode(), [0x6000_0012_3456_7783, 0x99]);
+        let expected = [0x6000_0012_3456_7783, 0x1_0000_0099];
+        assert_eq!(sets_bits.encode(), expected);
         assert_eq!(DeviceEntry::Blocked.encode(), [3, 0]);
         for entry in [entry, sets_bits, DeviceEntry::Blocked] {
             assert_eq!(DeviceEntry::decode(entry.encode()), Some(entry));

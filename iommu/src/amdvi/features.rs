@@ -19,6 +19,9 @@ bitflags! {
 /// space (3.2.1 "IOMMU Capability Header"): entries that are not present may be
 /// cached.
 pub const CAPABILITY_NP_CACHE: u32 = 1 << 26;
+/// IotlbSup, bit 24 of the same: the unit can tell devices to forget what they keep in
+/// their own TLBs.
+pub const CAPABILITY_DEVICE_TLB: u32 = 1 << 24;
 /// The capability's id, bits 7:0, and its type, bits 18:16, as one masked value:
 /// a secure device (0fh) that is an IOMMU (011b).
 pub const CAPABILITY_IS_IOMMU: u32 = 0x0003_000f;

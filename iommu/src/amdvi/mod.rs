@@ -6,7 +6,7 @@
 //!
 //! Source: AMD I/O Virtualization Technology (IOMMU) Specification, document
 //! 48882, revision 3. Covered is what translation for a host takes: version 1
-//! tables, no guest tables, no interrupt remapping, no device TLBs.
+//! tables, device TLBs; no guest tables, no interrupt remapping.
 //!
 //! Addresses are plain `u64` here; whoever uses a structure wraps them at once.
 

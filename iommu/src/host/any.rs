@@ -2,6 +2,7 @@
 
 use super::amdvi::AmdUnit;
 use super::vtd::VtdUnit;
+use crate::device_tlb::{DeviceTlb, NoDeviceTlb};
 use crate::dirty_mode::DirtyHardware;
 use crate::tables::AnyFormat;
 use crate::unit::{DomainId, Fault, HostUnit, InterruptTarget, Scope, SourceId, UnitError};
@@ -72,6 +73,10 @@ impl<R: Mmio, M: PhysMemory> HostUnit for AnyUnit<R, M> {
 
     fn block(&mut self, device: SourceId) -> Result<(), UnitError> {
         with!(self, unit => unit.block(device))
+    }
+
+    fn allow_device_tlb(&mut self, device: SourceId, tlb: DeviceTlb) -> Result<(), NoDeviceTlb> {
+        with!(self, unit => unit.allow_device_tlb(device, tlb))
     }
 
     fn invalidate(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError> {

@@ -2,6 +2,7 @@
 
 pub mod amdvi;
 pub mod any;
+mod device_tlbs;
 mod poll;
 mod ring;
 pub mod vtd;

@@ -79,6 +79,11 @@ impl Ring {
         }
     }
 
+    /// Takes the unit for one that does not answer any more.
+    pub(super) fn give_up(&mut self) {
+        self.lost = true;
+    }
+
     /// Has the unit carry out `commands`, fewer than there are slots, in this order,
     /// and waits for the last. Stores to tables made before the call are what the
     /// unit reads from then on.

@@ -121,6 +121,26 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
         self.next_leaf_below(root, self.levels, pages)
     }
 
+    /// As much of `pages`, from the first leaf on, as lies in `tables` leaf tables or
+    /// leaves as large as one (1 at least), and in how many it lies.
+    pub(crate) fn front(&self, root: Hpa, pages: Pages, tables: u32) -> Option<(Pages, u32)> {
+        let (mut front, mut count) = (None::<Pages>, 0);
+        let mut first = pages.first;
+        while count < tables.max(1)
+            && first <= pages.last
+            && let Some((_, leaf)) = self.next_leaf(root, Pages { first, ..pages })
+        {
+            let end = span_of(2, leaf.first).last.min(pages.last);
+            let part = Pages {
+                first: leaf.first.max(first),
+                last: end,
+            };
+            front = Some(front.map_or(part, |front| front.hull(part)));
+            (count, first) = (count + 1, end + 1);
+        }
+        Some((front?, count))
+    }
+
     fn next_leaf_below(&self, table: Hpa, level: u8, pages: Pages) -> Option<(Leaf, Pages)> {
         let slots = self.slots_of(table, level, pages).iter();
         slots.zip(pages.parts(level)).find_map(|(slot, part)| {

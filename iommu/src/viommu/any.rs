@@ -173,6 +173,14 @@ impl AnyViommu {
         }
     }
 
+    /// See [`VirtioIommu::has_mappings`].
+    pub fn has_mappings(&self, space: &impl DmaSpace, cursor: Cursor) -> bool {
+        match self {
+            Self::Vtd(_) => false,
+            Self::Virtio(unit) => unit.has_mappings(space, cursor),
+        }
+    }
+
     /// See [`VirtioIommu::restore_mappings`].
     pub fn restore_mappings(
         &mut self,

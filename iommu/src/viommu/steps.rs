@@ -55,11 +55,15 @@ pub(super) trait Stepwise {
     ) -> Option<Self::Job>;
 
     /// The next step. On an error the model is as before it.
+    ///
+    /// `left` is how many more may follow in this turn. A step that does the work of
+    /// several at once, since one drain then serves them all, takes the others from it.
     fn advance<M: PhysMemory>(
         &mut self,
         job: Self::Job,
         guest: &GuestMemory<'_, M>,
         space: &mut impl DmaSpace,
+        left: &mut u32,
     ) -> Result<Progress<Self::Job>, SpaceError>;
 
     /// Tells whoever asked: the only place where the guest's view changes because
@@ -78,12 +82,11 @@ pub(super) trait Stepwise {
         space: &mut impl DmaSpace,
         budget: u32,
     ) -> Result<Service, SpaceError> {
-        for _ in 0..budget {
-            if self.is_resting() {
-                return Ok(Service::Idle);
-            }
+        let mut left = budget;
+        while left > 0 && !self.is_resting() {
+            left -= 1;
             match self.job() {
-                Some(job) => match self.advance(job, guest, space)? {
+                Some(job) => match self.advance(job, guest, space, &mut left)? {
                     Progress::More(job) => self.set_job(Some(job)),
                     Progress::Done(job) => {
                         self.set_job(None);

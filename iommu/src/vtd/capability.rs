@@ -133,6 +133,9 @@ pub struct ExtendedCapabilities {
     /// IRO, bits 17:8, times 16: where the registers IVA and IOTLB lie in the
     /// register window, in bytes; below 16 KiB.
     pub iotlb_offset: u16,
+    /// DIT, bit 41: invalidations of device TLBs name the physical function whose queue
+    /// they count against.
+    pub device_tlb_throttling: bool,
     /// SMTS, bit 43: there is a scalable mode.
     pub scalable: bool,
     /// SSADS, bit 45: second-stage tables can have accessed and dirty bits.
@@ -158,6 +161,7 @@ impl ExtendedCapabilities {
             pass_through: flag(raw, 6),
             snoop_control: flag(raw, 7),
             iotlb_offset: get(raw, 8, 10) as u16 * 16,
+            device_tlb_throttling: flag(raw, 41),
             scalable: flag(raw, 43),
             second_stage_dirty: flag(raw, 45),
             second_stage: flag(raw, 46),
@@ -177,6 +181,7 @@ impl ExtendedCapabilities {
             | put(self.pass_through as u64, 6, 1)
             | put(self.snoop_control as u64, 7, 1)
             | put(self.iotlb_offset as u64 / 16, 8, 10)
+            | put(self.device_tlb_throttling as u64, 41, 1)
             | put(self.scalable as u64, 43, 1)
             | put(self.second_stage_dirty as u64, 45, 1)
             | put(self.second_stage as u64, 46, 1)

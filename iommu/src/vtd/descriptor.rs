@@ -13,6 +13,7 @@
 //! ```
 
 use super::bits::{flag, get, halves, join, put};
+use crate::page_block::PageBlock;
 use crate::unit::SourceId;
 
 /// Which cached context entries go.
@@ -103,8 +104,14 @@ pub enum Descriptor {
     DeviceTlb {
         /// SID.
         source: SourceId,
-        /// ADDR and S as in the ATS message, in bits 63:12 and 0.
-        address: u64,
+        /// MIP: how many invalidations the device takes before it has answered the
+        /// first, from 1 to 32; the field's 0 is 32.
+        pending: u8,
+        /// PFSID: the physical function of `source`, on a unit with ECAP.DIT; 0 on
+        /// others.
+        physical: SourceId,
+        /// ADDR and S as in the ATS message.
+        block: PageBlock,
     },
     /// Type 4: drop interrupt remapping entries.
     InterruptCache(InterruptCacheScope),
@@ -185,7 +192,12 @@ impl Descriptor {
             },
             3 => Self::DeviceTlb {
                 source,
-                address: high & !0xffe,
+                pending: match get(low, 16, 5) as u8 {
+                    0 => 32,
+                    pending => pending,
+                },
+                physical: SourceId::new(get(low, 12, 4) as u16 | (get(low, 52, 12) as u16) << 4),
+                block: PageBlock::decode(high),
             },
             4 => Self::InterruptCache(if flag(low, 4) {
                 InterruptCacheScope::Entries {
@@ -255,8 +267,19 @@ impl Descriptor {
                 };
                 join(2 | drain | fields, high)
             }
-            Self::DeviceTlb { source, address } => {
-                join(3 | put(source.raw() as u64, 32, 16), address & !0xffe)
+            Self::DeviceTlb {
+                source,
+                pending,
+                physical,
+                block,
+            } => {
+                let physical = physical.raw() as u64;
+                let low = 3
+                    | put(physical, 12, 4)
+                    | put(pending as u64, 16, 5)
+                    | put(source.raw() as u64, 32, 16)
+                    | put(physical >> 4, 52, 12);
+                join(low, block.encode())
             }
             Self::InterruptCache(scope) => {
                 let fields = match scope {
@@ -319,7 +342,14 @@ mod tests {
             fence: true,
         };
         assert_eq!(wait.encode(), 0x8_0004_0000_0007_0000_0065);
-        for descriptor in [device, pages, wait] {
+        let device_tlb = Descriptor::DeviceTlb {
+            source: SOURCE,
+            pending: 5,
+            physical: SourceId::new(0x1234),
+            block: PageBlock { page: 4, order: 2 },
+        };
+        assert_eq!(device_tlb.encode(), 0x5001 << 64 | 0x1230_0010_0005_4003);
+        for descriptor in [device, pages, wait, device_tlb] {
             assert_eq!(Descriptor::decode(descriptor.encode()), Ok(descriptor));
         }
     }

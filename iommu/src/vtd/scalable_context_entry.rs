@@ -32,6 +32,8 @@ impl ScalableContextEntry {
     pub const SIZE: usize = 32;
     /// P, in the first word.
     pub const PRESENT: u64 = 1 << 0;
+    /// DTE, in the first word.
+    pub const DEVICE_TLB: u64 = 1 << 2;
 
     /// Reads the first word; the others are zero.
     pub const fn decode(first: u64) -> Self {

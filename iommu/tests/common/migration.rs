@@ -1,6 +1,5 @@
 //! The migration that follows the dirty log.
 
-use super::world::{LARGE, SMALL};
 use hv_core::Gfn;
 use hv_core::memory::GuestMemory;
 use hv_core::testing::Arena;
@@ -35,8 +34,9 @@ impl<'m> Migration<'m> {
     /// The guest frames whose destination copy is stale.
     pub fn lost(&self) -> Vec<u64> {
         let sent = self.sent.borrow();
-        SMALL
-            .chain(LARGE)
+        let slots = self.guest.slots().iter();
+        slots
+            .flat_map(|slot| (0..slot.frames).map(|index| slot.gfn.number() + index))
             .filter(|gfn| {
                 let sent = sent.get(gfn).copied().unwrap_or(0);
                 sent != self.content(Gfn::new(*gfn))

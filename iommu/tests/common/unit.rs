@@ -31,6 +31,8 @@ pub enum Fault {
     DoesNotDrain,
     /// Invalidations fail.
     DoesNotAnswer,
+    /// They fail for a device that keeps silent.
+    DeviceKeepsSilent,
 }
 
 /// A write that was translated, and when it landed.
@@ -336,6 +338,7 @@ impl HostUnit for &Hardware<'_> {
         self.land_if(&mut state, |write| write.device == device);
         match self.fault.get() {
             Fault::DoesNotAnswer => Err(UnitError::NoAnswer),
+            Fault::DeviceKeepsSilent => Err(UnitError::DeviceTlb),
             _ => Ok(()),
         }
     }
@@ -354,8 +357,10 @@ impl HostUnit for &Hardware<'_> {
         self.race(&mut state, domain, &pages);
         self.migration.send_dirty();
         let fault = self.fault.get();
-        if fault == Fault::DoesNotAnswer {
-            return Err(UnitError::NoAnswer);
+        match fault {
+            Fault::DoesNotAnswer => return Err(UnitError::NoAnswer),
+            Fault::DeviceKeepsSilent => return Err(UnitError::DeviceTlb),
+            _ => {}
         }
         let range = match scope {
             Scope::Domain => IovaRange::ALL,

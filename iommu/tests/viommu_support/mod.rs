@@ -1,5 +1,4 @@
-//! A guest with an emulated VT-d unit, and a host side that keeps the promises of
-//! `DmaSpace` and checks that nobody breaks their preconditions.
+//! A guest with an emulated VT-d unit over a host side that watches it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,28 +9,29 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "shared by several test binaries, each of which uses a part"
 )]
 
-use hv_core::dirty::DirtyLog;
-use hv_core::memory::{GuestMemory, Slot};
+#[path = "../guest_support/mod.rs"]
+mod guest;
+mod space;
+
+pub use guest::{DISK, Memory, NIC};
+pub use space::{FakeSpace, Pages};
+
+use hv_core::memory::GuestMemory;
 use hv_core::testing::Arena;
-use hv_core::{Gfn, Gpa, Hpa};
-use iommu::layer::MapError;
-use iommu::space::{
-    Access, Attachment, DmaSpace, MAX_REPLACE, Mapping, Piece, Region, Replaced, SpaceError,
-};
-use iommu::unit::{DomainId, SourceId, UnitError};
+use hv_core::{Gfn, Gpa};
+use iommu::space::{Access, Attachment, Mapping};
 use iommu::viommu::vtd::{VtdConfig, VtdViommu};
-use iommu::viommu::{Passthrough, Passthroughs, Service, Viommu};
+use iommu::viommu::{Passthrough, Service, Viommu};
 use iommu::vtd::registers::{GCMD, GSTS, IQA, IQH, IQT, RTADDR};
 use iommu::vtd::{
     AddressWidth, ContextEntry, Descriptor, Global, IotlbScope, RootEntry, StatusWrite,
     TranslationType,
 };
-use iommu::{Iova, IovaRange};
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 /// The number of guest frames; guest memory starts at 0.
 pub const FRAMES: u64 = 64;
@@ -45,189 +45,17 @@ pub const TABLE_B: u64 = 0x6000;
 /// The first frame that is no table.
 pub const DATA: u64 = 16;
 
-pub const NIC: Passthrough = device(0x18, 0x0310);
-pub const DISK: Passthrough = device(0x20, 0x0400);
-
-const fn device(guest: u16, host: u16) -> Passthrough {
-    Passthrough {
-        guest: SourceId::new(guest),
-        host: SourceId::new(host),
-    }
-}
-
-/// What a domain maps: page number to mapping.
-pub type Pages = BTreeMap<u64, Mapping>;
-
-/// The host side.
-#[derive(Default)]
-pub struct FakeSpace {
-    pub domains: BTreeMap<u16, Pages>,
-    pub devices: BTreeMap<u16, Attachment>,
-    /// Calls that may each take a table's worth of work.
-    pub calls: u64,
-    pub attaches: u64,
-    pub max_pages: usize,
-    pub max_domains: usize,
-    pub address_width: u8,
-    /// There is room for more context entries.
-    pub has_entries: bool,
-    /// The unit does not answer any more.
-    pub is_lost: bool,
-    next: u16,
-}
-
-impl FakeSpace {
-    pub fn new() -> Self {
-        Self {
-            max_pages: 4096,
-            max_domains: 16,
-            address_width: 48,
-            has_entries: true,
-            ..Self::default()
-        }
-    }
-
-    fn call(&mut self) -> Result<(), SpaceError> {
-        self.calls += 1;
-        if self.is_lost {
-            return Err(SpaceError::Unit(UnitError::NoAnswer));
-        }
-        Ok(())
-    }
-
-    fn pages(&mut self, domain: DomainId) -> &mut Pages {
-        self.domains
-            .get_mut(&domain.number())
-            .expect("the domain exists")
-    }
-}
-
-impl DmaSpace for FakeSpace {
-    fn address_width(&self) -> u8 {
-        self.address_width
-    }
-
-    fn create_domain(&mut self) -> Result<DomainId, SpaceError> {
-        self.call()?;
-        if self.domains.len() == self.max_domains {
-            return Err(SpaceError::OutOfMemory);
-        }
-        self.next += 1;
-        self.domains.insert(self.next, Pages::new());
-        Ok(DomainId::new(self.next))
-    }
-
-    fn destroy_domain(&mut self, domain: DomainId) -> Result<(), SpaceError> {
-        self.call()?;
-        let in_use = self
-            .devices
-            .values()
-            .any(|&to| to == Attachment::Domain(domain));
-        assert!(!in_use, "a domain in use is not destroyed");
-        self.domains
-            .remove(&domain.number())
-            .expect("the domain exists");
-        Ok(())
-    }
-
-    fn replace(
-        &mut self,
-        domain: DomainId,
-        start: Iova,
-        wanted: &[Option<Mapping>],
-    ) -> Result<Replaced, SpaceError> {
-        self.call()?;
-        assert!(start.is_page_aligned() && !wanted.is_empty() && wanted.len() <= MAX_REPLACE);
-        let max_pages = self.max_pages;
-        let pages = self.pages(domain);
-        let mut done = Replaced::default();
-        for (page, wanted) in (start.raw() >> 12..).zip(wanted) {
-            if pages.get(&page) == wanted.as_ref() {
-                continue;
-            }
-            done.unmapped += u64::from(pages.remove(&page).is_some());
-            match *wanted {
-                Some(_) if pages.len() >= max_pages => done.refused += 1,
-                Some(mapping) => {
-                    assert!(
-                        mapping.gfn.number() < FRAMES,
-                        "only guest frames are mapped"
-                    );
-                    pages.insert(page, mapping);
-                    done.mapped += 1;
-                }
-                None => {}
-            }
-        }
-        Ok(done)
-    }
-
-    fn unmap_range(&mut self, domain: DomainId, range: IovaRange) -> Result<u64, SpaceError> {
-        self.call()?;
-        let (first, last) = (range.start().raw() >> 12, range.last_page().raw() >> 12);
-        let pages = self.pages(domain);
-        let before = pages.len();
-        pages.retain(|page, _| !(first..=last).contains(page));
-        Ok((before - pages.len()) as u64)
-    }
-
-    fn map_part(&mut self, _: DomainId, _: &Region, _: IovaRange) -> Result<(), MapError> {
-        unreachable!("a VT-d unit reads its guest's own tables")
-    }
-
-    fn unmap_part(&mut self, domain: DomainId, part: IovaRange) -> Result<u64, SpaceError> {
-        self.unmap_range(domain, part)
-    }
-
-    fn bisects(&self, _: DomainId, _: IovaRange) -> bool {
-        false
-    }
-
-    fn next_piece(&self, _: DomainId, _: Iova) -> Option<Piece> {
-        unreachable!("a VT-d unit reads its guest's own tables")
-    }
-
-    fn attach(&mut self, device: SourceId, to: Attachment) -> Result<(), SpaceError> {
-        self.call()?;
-        self.attaches += 1;
-        if !self.has_entries && to != Attachment::Blocked {
-            return Err(SpaceError::Unit(UnitError::OutOfMemory));
-        }
-        if let Attachment::Domain(domain) = to {
-            self.pages(domain);
-        }
-        self.devices.insert(device.raw(), to);
-        Ok(())
-    }
-}
-
 /// A guest, its unit, and the host side.
 pub struct Machine {
-    arena: &'static Arena,
-    log: &'static DirtyLog<'static>,
-    pub memory: GuestMemory<'static, Arena>,
+    pub memory: &'static GuestMemory<'static, Arena>,
     pub unit: VtdViommu,
     pub space: FakeSpace,
 }
 
-fn memory(arena: &'static Arena, log: &'static DirtyLog<'static>) -> GuestMemory<'static, Arena> {
-    let mut memory = GuestMemory::new(arena, log);
-    let slot = Slot {
-        gfn: Gfn::new(0),
-        hpa: arena.start(),
-        frames: FRAMES,
-    };
-    memory.add_slot(slot).unwrap();
-    memory
-}
-
 pub fn config() -> VtdConfig {
-    let mut devices = Passthroughs::new();
-    devices.push(NIC).unwrap();
-    devices.push(DISK).unwrap();
     VtdConfig {
         width: AddressWidth::Bits39,
-        devices,
+        devices: guest::devices(),
         interrupt_remapping: true,
     }
 }
@@ -240,14 +68,8 @@ impl Machine {
 
     /// As at power on, with IOVAs of that width.
     pub fn of_width(width: AddressWidth) -> Self {
-        let base = Hpa::new(0x4000_0000);
-        let arena: &'static Arena = Box::leak(Box::new(Arena::new(base, FRAMES as usize)));
-        let words = Vec::from_iter((0..8).map(|_| AtomicU64::new(0)));
-        let log = Box::leak(Box::new(DirtyLog::new(words.leak(), FRAMES)));
         Self {
-            memory: memory(arena, log),
-            arena,
-            log,
+            memory: Memory::new(FRAMES, 0).guest,
             unit: VtdViommu::new(&VtdConfig { width, ..config() }),
             space: FakeSpace::new(),
         }
@@ -281,11 +103,6 @@ impl Machine {
         machine.write(IQA, QUEUE);
         machine.command(Global::QUEUED_INVALIDATION);
         machine.command(Global::QUEUED_INVALIDATION | Global::TRANSLATION);
-    }
-
-    /// The same memory once more, for a driver that holds on to it.
-    pub fn view(&self) -> GuestMemory<'static, Arena> {
-        memory(self.arena, self.log)
     }
 
     pub fn poke(&self, gpa: u64, value: u64) {
@@ -349,7 +166,7 @@ impl Machine {
     /// Services the unit until it is idle.
     pub fn settle(&mut self) {
         for _ in 0..100_000 {
-            if self.unit.service(&self.memory, &mut self.space, 7) == Ok(Service::Idle) {
+            if self.unit.service(self.memory, &mut self.space, 7) == Ok(Service::Idle) {
                 return;
             }
         }
@@ -358,7 +175,7 @@ impl Machine {
 
     /// One step of work.
     pub fn step(&mut self) -> Service {
-        self.unit.service(&self.memory, &mut self.space, 1).unwrap()
+        self.unit.service(self.memory, &mut self.space, 1).unwrap()
     }
 
     /// Puts a raw descriptor into the (one page) queue and rings.

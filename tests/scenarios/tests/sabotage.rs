@@ -80,13 +80,29 @@ fn pages_are_lost_if_evidence_is_cleared_without_dropping_what_is_cached() {
     });
 }
 
-#[test]
-fn pages_are_lost_without_the_report_at_unmap_from_a_virtio_iommu() {
+/// The same behind a virtio-iommu.
+fn guest_loses_pages_behind_virtio(sabotage: Sabotage) {
+    let scenario = format!("sabotage-{}-virtio-iommu", sabotage.name());
     let seen = red_in(&Run {
         viommu: Viommu::Virtio,
-        ..Run::broken("sabotage-unmap-report-virtio-iommu", Sabotage::UnmapReport)
+        ..Run::broken(&scenario, sabotage)
     });
     assert!(!seen.lost.is_empty(), "the guest found nothing: {seen:?}");
+}
+
+#[test]
+fn pages_are_lost_without_the_report_at_unmap_from_a_virtio_iommu() {
+    guest_loses_pages_behind_virtio(Sabotage::UnmapReport);
+}
+
+#[test]
+fn pages_are_lost_if_a_virtio_iommu_answers_an_unmap_too_early() {
+    guest_loses_pages_behind_virtio(Sabotage::UnmapOrder);
+}
+
+#[test]
+fn pages_are_lost_without_invalidations_for_a_virtio_iommu() {
+    guest_loses_pages_behind_virtio(Sabotage::Iotlb);
 }
 
 #[test]

@@ -20,6 +20,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             .args(["test", "--workspace", "--exclude", "scenarios"])
             .args(&args.filter),
     )?;
+    // What must fail when a mechanism is broken: built with the breaking points.
+    let broken = ["test", "--package", "iommu", "--features", "sabotage"];
+    let on_host = on_host
+        && succeeds(
+            workspace::cargo()
+                .args(broken)
+                .args(["--test", "*sabotage"])
+                .args(&args.filter),
+        )?;
     // Each scenario runs two machines, which is what two processors can take.
     let in_qemu = on_host
         && succeeds(

@@ -56,8 +56,8 @@ pub(super) fn build(init: Init, busybox: &[u8], load: &[u8], kernel: Option<&Ker
 ///
 /// Errors are kernel messages of level 3 or worse, and at any level what a disk, a
 /// clock or a processor says that was left waiting: those of the boot name what this
-/// platform lacks, such as an RTC, and those that come later are failures. The write
-/// to port F4h ends the machine: 10h is content.
+/// platform lacks, and those that come later are failures. The machine is turned off at
+/// the end, and the disk before, so that there is nothing to wait for then.
 fn script() -> String {
     format!(
         "#!/bin/busybox sh
@@ -85,9 +85,10 @@ while works; do
     echo \"linux: tick uptime=$(uptime) n=$n\"
 done
 wait
+rmmod nvme 2>/dev/null
 errors error
 echo \"linux: end clocksource=$(clocksource) ticks=$n uptime=$(uptime)\"
-printf '\\020' | dd of=/dev/port bs=1 seek=244 2>/dev/null
+poweroff -f
 "
     )
 }
@@ -102,7 +103,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 echo \"{READY}\"
 setsid sh -c 'exec sh -i </dev/ttyS0 >/dev/ttyS0 2>&1'
-printf '\\020' | dd of=/dev/port bs=1 seek=244 2>/dev/null
+poweroff -f
 "
     )
 }
@@ -112,8 +113,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn init_is_a_script_that_ends_the_machine_content() {
-        assert!(script().starts_with("#!/bin/busybox sh\n"));
-        assert!(script().contains("printf '\\020' | dd of=/dev/port bs=1 seek=244"));
+    fn init_is_a_script_that_turns_the_machine_off() {
+        for script in [script(), shell_script()] {
+            assert!(script.starts_with("#!/bin/busybox sh\n"));
+            assert!(script.ends_with("\npoweroff -f\n"));
+        }
     }
 }

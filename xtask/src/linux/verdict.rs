@@ -23,9 +23,11 @@ pub struct Expect {
 
 /// Judges a run with a Linux guest.
 pub fn judge(outcome: &Outcome, console: &Console, expect: Expect) -> Verdict {
-    let machines = [&outcome.source, &outcome.destination];
-    let refused: Vec<String> = machines
-        .iter()
+    // A destination to which no guest is to come refuses in the end, and rightly.
+    let destination = Some(&outcome.destination).filter(|_| expect.migrates);
+    let refused: Vec<String> = [Some(&outcome.source), destination]
+        .into_iter()
+        .flatten()
         .filter_map(|seen| seen.refused.clone())
         .collect();
     // All else would only say that nothing was started.
@@ -79,7 +81,8 @@ impl Rules {
             "the guest did not end on the machine it was to end on".into()
         });
         self.require(home.guest_exit == Some(0), || {
-            format!("the guest's status is {:?}", home.guest_exit)
+            let (status, way) = (home.guest_exit, &home.guest_exit_way);
+            format!("the guest's status is {status:?} {way}")
         });
     }
 
@@ -275,6 +278,11 @@ mod tests {
         outcome.source.guest_exit = Some(0);
         outcome.source.times.ended = Some(7_000_000);
         console.progress_on_source = 2;
+        // Nobody came to the destination, which gave up.
+        outcome.destination = Observation {
+            refused: Some("the source gave up".into()),
+            ..Observation::default()
+        };
         let expect = Expect {
             migrates: false,
             ..WHOLE

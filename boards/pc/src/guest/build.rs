@@ -190,6 +190,7 @@ impl<'m> Guest<'m> {
             pci,
             host.rates.tsc_hz,
             cpus,
+            host.started,
         );
         Ok(Self {
             memory,

@@ -35,6 +35,7 @@ use exits::ExitReport;
 use heapless::Vec;
 use hv_core::Gpa;
 use hv_core::memory::GuestMemory;
+use hv_core::platform::GuestExit;
 use hv_core::platform::apic::Request;
 use hv_core::svm::SvmVcpu;
 use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Vm};
@@ -86,7 +87,7 @@ impl Part {
                 instance: number as u16,
                 ..section(1, 4)
             },
-            Self::Platform => section(4, 1),
+            Self::Platform => section(4, 2),
             Self::Viommu => {
                 let id = match viommu {
                     Kind::Vtd => 2,
@@ -157,12 +158,40 @@ pub enum GuestEnd {
     /// By itself, with this status: 0 if it is content.
     #[error("the guest ended with status {0}")]
     Exit(u32),
+    /// It turned its machine off.
+    #[error("the guest turned its machine off")]
+    PowerOff,
+    /// It reset its machine, which cannot be started again here.
+    #[error("the guest reset its machine")]
+    Reset,
     /// It did what no guest can go on from.
     #[error(transparent)]
     Error(#[from] GuestError),
     /// Its device cannot be confined any more.
     #[error("the guest's device cannot be served: {0}")]
     Dma(#[from] SpaceError),
+}
+
+impl GuestEnd {
+    /// What the operator is told: 0 if all is well. A guest that resets its machine
+    /// wants to go on, and cannot.
+    pub fn status(self) -> u64 {
+        match self {
+            Self::Exit(status) => status.into(),
+            Self::PowerOff => 0,
+            Self::Reset | Self::Error(_) | Self::Dma(_) => u64::MAX,
+        }
+    }
+
+    /// The way it ended, in a word for programs.
+    pub fn way(self) -> &'static str {
+        match self {
+            Self::Exit(_) => "exit",
+            Self::PowerOff => "power-off",
+            Self::Reset => "reset",
+            Self::Error(_) | Self::Dma(_) => "error",
+        }
+    }
 }
 
 impl<'m> Guest<'m> {
@@ -195,8 +224,10 @@ impl<'m> Guest<'m> {
             Event::Halted if self.viommu.is_idle() => Ok(Turn::Idle),
             Event::Halted => Ok(Turn::Busy),
             Event::InterruptRequested | Event::OtherCpu => Ok(Turn::Ran),
-            Event::GuestExit(CONTENT) => Err(GuestEnd::Exit(0)),
-            Event::GuestExit(status) => Err(GuestEnd::Exit(status)),
+            Event::GuestExit(GuestExit::Status(CONTENT)) => Err(GuestEnd::Exit(0)),
+            Event::GuestExit(GuestExit::Status(status)) => Err(GuestEnd::Exit(status)),
+            Event::GuestExit(GuestExit::PowerOff) => Err(GuestEnd::PowerOff),
+            Event::GuestExit(GuestExit::Reset) => Err(GuestEnd::Reset),
             Event::Fatal(error) => Err(error.into()),
         }
     }

@@ -6,7 +6,7 @@ use hv_core::Gfn;
 use hv_core::dirty::DirtyLog;
 use hv_core::memory::{Frame, Slot};
 use iommu::viommu::Viommu;
-use iommu::viommu::virtio::{Cursor, MAPPING_BYTES};
+use iommu::viommu::virtio::Cursor;
 use log::error;
 use migration::VmError;
 use migration::source::SourceVm;
@@ -107,10 +107,8 @@ impl SourceVm for Guest<'_> {
     }
 
     fn has_more(&self, index: usize) -> bool {
-        let mut next = self.saved;
-        let mut record = [0; MAPPING_BYTES];
         Part::all(self.vm.cpu_count()).nth(index) == Some(Part::Viommu)
-            && self.viommu.save_mappings(&self.dma, &mut next, &mut record) > 0
+            && self.viommu.has_mappings(&self.dma, self.saved)
     }
 
     /// The mappings that the vIOMMU alone knows of.

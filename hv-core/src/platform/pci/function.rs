@@ -11,7 +11,10 @@ use crate::{Gpa, PAGE_SIZE};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Where the one capability is.
-const CAPABILITY: u8 = 0x40;
+const CAPABILITY: u16 = 0x40;
+/// Where extended configuration space starts, in which there is nothing: 32 bits of
+/// zero say that there is no capability.
+const EXTENDED: u16 = 0x100;
 const MSI_ID: u32 = 0x05;
 const MSIX_ID: u32 = 0x11;
 /// Command: the function answers memory accesses.
@@ -230,8 +233,9 @@ impl FunctionState {
     }
 
     /// Reads the 32 bits at `register` of configuration space.
-    pub(super) fn read(&self, function: &PassthroughFunction, register: u8) -> u32 {
+    pub(super) fn read(&self, function: &PassthroughFunction, register: u16) -> u32 {
         match register {
+            EXTENDED.. => 0,
             0x00 => u32::from(function.device_id) << 16 | u32::from(function.vendor_id),
             0x04 => STATUS_CAPABILITIES | u32::from(self.command),
             0x08 => function.class << 8 | u32::from(function.revision),
@@ -248,7 +252,7 @@ impl FunctionState {
         }
     }
 
-    fn read_capability(&self, interrupts: &Interrupts, offset: u8) -> u32 {
+    fn read_capability(&self, interrupts: &Interrupts, offset: u16) -> u32 {
         match (interrupts, offset) {
             (Interrupts::Msi, 0) => u32::from(self.msi_control | MSI_64_BIT) << 16 | MSI_ID,
             (Interrupts::Msi, 4) => self.msi_address as u32,
@@ -268,12 +272,13 @@ impl FunctionState {
     pub(super) fn write(
         &mut self,
         function: &PassthroughFunction,
-        register: u8,
+        register: u16,
         value: u32,
         mask: u32,
     ) {
         let merge = |old: u32| old & !mask | value;
         match register {
+            EXTENDED.. => {}
             0x04 => self.command = merge(self.command.into()) as u16 & COMMAND_WRITABLE,
             0x10 | 0x14 => self.write_bar(function, register == 0x14, value, mask),
             0x3c => self.interrupt_line = merge(self.interrupt_line.into()) as u8,
@@ -296,7 +301,7 @@ impl FunctionState {
         };
     }
 
-    fn write_capability(&mut self, interrupts: &Interrupts, offset: u8, value: u32, mask: u32) {
+    fn write_capability(&mut self, interrupts: &Interrupts, offset: u16, value: u32, mask: u32) {
         let merge = |old: u32| old & !mask | value;
         match (interrupts, offset) {
             (Interrupts::Msi, 0) => {

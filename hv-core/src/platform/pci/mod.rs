@@ -1,18 +1,22 @@
-//! PCI configuration space by ports CF8h and CFCh.
+//! PCI configuration space, by ports CF8h and CFCh and in memory.
 //!
-//! PCI Local Bus Specification 3.0, section 3.2.2.3.2 (mechanism #1). There is bus 0
-//! with a host bridge at 00.0 and the functions that the image passes through, each
-//! described by data ([`function`]). Only configuration and MSI-X tables are
-//! emulated here; the registers behind BAR 0 are the device's own.
+//! PCI Local Bus Specification 3.0, section 3.2.2.3.2 (mechanism #1), and PCI Express
+//! Base Specification 5.0, section 7.2.2 (ECAM); [`register`] tells what either names.
+//! There is bus 0 with a host bridge at 00.0 and the functions that the image passes
+//! through, each described by data ([`function`]). Only configuration and MSI-X tables
+//! are emulated here; the registers behind BAR 0 are the device's own.
 
 pub mod function;
 pub mod msix;
+pub mod register;
 
 use super::apic::Request;
 use crate::Gpa;
 pub use function::{Bar, FunctionState, Interrupts, PassthroughFunction, Placement};
 use heapless::Vec;
 pub use msix::{MAX_VECTORS, MsixLayout};
+use register::Register;
+pub use register::{WINDOW, WINDOW_BYTES};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The address port; the data ports follow it.
@@ -149,8 +153,8 @@ impl PciBus {
                 u32::MAX
             };
         }
-        let dword = self.read_dword();
-        dword >> (8 * u32::from(port - DATA_PORT))
+        let register = Register::by_address_port(self.address);
+        self.read(register) >> (8 * u32::from(port - DATA_PORT))
     }
 
     /// Writes a port from CF8h to CFFh; says whether the command register, BAR 0,
@@ -162,17 +166,29 @@ impl PciBus {
             }
             return false;
         }
-        let shift = 8 * u32::from(port - DATA_PORT);
-        let mask = super::width_mask(width) << shift;
-        let value = value << shift & mask;
-        let register = (self.address & 0xfc) as u8;
-        let Some((function, state)) = self.selected().and_then(|at| self.functions.get_mut(at))
-        else {
-            return false;
-        };
-        let before = state.routing();
-        state.write(function, register, value, mask);
-        before != state.routing()
+        let register = Register::by_address_port(self.address);
+        self.write(register, port - DATA_PORT, width, value)
+    }
+
+    /// Reads `width` bytes at this offset into [`WINDOW`]. An access that is not
+    /// aligned reads all ones.
+    pub fn read_window(&self, offset: u64, width: u8) -> u32 {
+        match is_aligned(offset, width) {
+            true => self.read(Register::by_window(offset)) >> (8 * (offset & 3)),
+            false => u32::MAX,
+        }
+    }
+
+    /// Writes likewise; one that is not aligned is dropped. Says the same as
+    /// [`Self::write_port`].
+    pub fn write_window(&mut self, offset: u64, width: u8, value: u32) -> bool {
+        is_aligned(offset, width)
+            && self.write(
+                Register::by_window(offset),
+                (offset & 3) as u16,
+                width,
+                value,
+            )
     }
 
     /// The state of the bus.
@@ -202,34 +218,49 @@ impl PciBus {
         true
     }
 
-    /// The index of the function that the address port names.
-    fn selected(&self) -> Option<usize> {
-        let device = self.device_selected()?;
-        self.functions
-            .iter()
-            .position(|(function, _)| function.device == device)
-    }
-
-    /// The device number that the address port names, on bus 0, function 0.
-    fn device_selected(&self) -> Option<u8> {
-        let enabled = self.address & 1 << 31 != 0;
-        let (bus, function) = (self.address >> 16 & 0xff, self.address >> 8 & 7);
-        (enabled && bus == 0 && function == 0).then_some((self.address >> 11 & 0x1f) as u8)
-    }
-
-    fn read_dword(&self) -> u32 {
-        let register = (self.address & 0xfc) as u8;
-        if let Some((function, state)) = self.selected().and_then(|at| self.functions.get(at)) {
-            return state.read(function, register);
-        }
-        match (self.device_selected(), register) {
-            // The host bridge of a Q35: Intel, no BARs.
-            (Some(0), 0x00) => 0x29c0_8086,
-            (Some(0), 0x08) => 0x0600_0000,
-            (Some(0), _) => 0,
-            _ => u32::MAX,
+    fn read(&self, register: Option<Register>) -> u32 {
+        let Some(register) = register.filter(|register| register.function == 0) else {
+            return u32::MAX;
+        };
+        let mut functions = self.functions.iter();
+        match functions.find(|(function, _)| function.device == register.device) {
+            Some((function, state)) => state.read(function, register.offset),
+            None if register.device == 0 => host_bridge(register.offset),
+            None => u32::MAX,
         }
     }
+
+    /// Writes `width` bytes from byte `lane` of the register on.
+    fn write(&mut self, register: Option<Register>, lane: u16, width: u8, value: u32) -> bool {
+        let Some(register) = register.filter(|register| register.function == 0) else {
+            return false;
+        };
+        let mut functions = self.functions.iter_mut();
+        let Some((function, state)) =
+            functions.find(|(function, _)| function.device == register.device)
+        else {
+            return false;
+        };
+        let shift = 8 * u32::from(lane);
+        let mask = super::width_mask(width) << shift;
+        let before = state.routing();
+        state.write(function, register.offset, value << shift & mask, mask);
+        before != state.routing()
+    }
+}
+
+/// The host bridge of a Q35: Intel, no BARs.
+fn host_bridge(offset: u16) -> u32 {
+    match offset {
+        0x00 => 0x29c0_8086,
+        0x08 => 0x0600_0000,
+        _ => 0,
+    }
+}
+
+/// Whether an access of `width` bytes stays within 32 bits.
+fn is_aligned(offset: u64, width: u8) -> bool {
+    matches!(width, 1 | 2 | 4) && offset.is_multiple_of(width.into())
 }
 
 #[cfg(test)]

@@ -58,6 +58,26 @@ fn write(bus: &mut PciBus, register: u32, value: u32) -> bool {
     write_to(bus, 4, register, value)
 }
 
+/// Whatever the device itself has: the guest is shown nothing of ATS, which is an
+/// extended capability, nor that there could be such ones.
+#[test]
+fn a_function_has_one_capability_which_is_for_interrupts_and_none_beyond_256_bytes() {
+    let mut bus = bus();
+    bus.add(NVME).unwrap();
+    for (device, id) in [(4, 0x05), (5, 0x11)] {
+        let first = read(&mut bus, device, 0x34);
+        let capability = read(&mut bus, device, first);
+        assert_eq!(capability & 0xffff, id, "no other is linked to it");
+        // Some host bridges take bits 27:24 for the rest of an extended register.
+        for beyond in 1..16 {
+            for register in (0..256).step_by(4) {
+                let extended = read(&mut bus, device, beyond << 24 | register);
+                assert_eq!(extended, read(&mut bus, device, register));
+            }
+        }
+    }
+}
+
 #[test]
 fn functions_are_found_and_missing_ones_read_all_ones() {
     let mut bus = bus();
@@ -178,4 +198,41 @@ fn impossible_functions_are_refused() {
         };
         assert_eq!(bus.add(outside), Err(AddFunctionError::Bar));
     }
+}
+
+#[test]
+fn memory_and_ports_are_two_ways_to_one_register() {
+    let mut bus = bus();
+    let at = |register: u64| 4 << 15 | register;
+    assert_eq!(bus.read_window(at(0), 4), 0x11e8_1234);
+    assert_eq!(bus.read_window(at(2), 2), 0x11e8);
+    assert_eq!(bus.read_window(at(1), 1) & 0xff, 0x12);
+    assert!(
+        bus.write_window(at(4), 2, 6),
+        "the command register changed"
+    );
+    assert_eq!(read(&mut bus, 4, 4) & 0xffff, 6);
+    write(&mut bus, 4, 0);
+    assert_eq!(bus.read_window(at(4), 2) & 0xffff, 0);
+}
+
+#[test]
+fn what_is_not_there_in_memory_reads_all_ones_and_takes_no_writes() {
+    let mut bus = bus();
+    let before = bus.save();
+    let (missing, second_function) = (9 << 15, 4 << 15 | 1 << 12);
+    let across = 4 << 15 | 2;
+    for (offset, width) in [
+        (missing, 4),
+        (second_function, 4),
+        (across, 4),
+        (WINDOW_BYTES, 4),
+    ] {
+        assert_eq!(bus.read_window(offset, width), u32::MAX, "{offset:#x}");
+        assert!(!bus.write_window(offset, width, u32::MAX), "{offset:#x}");
+    }
+    // A function that is there has no extended capability.
+    assert_eq!(bus.read_window(4 << 15 | 0x100, 4), 0);
+    assert!(!bus.write_window(4 << 15 | 0x104, 4, u32::MAX));
+    assert_eq!(bus.save(), before);
 }

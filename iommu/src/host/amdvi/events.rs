@@ -7,11 +7,11 @@
 use super::registers::Registers;
 use super::start::StartError;
 use crate::Iova;
-use crate::amdvi::event::EventFlags;
+use crate::amdvi::event::{EventCode, EventFlags};
 use crate::amdvi::registers::{EVENT_HEAD, EVENT_LOG, EVENT_TAIL};
 use crate::amdvi::{Buffer, Control, Event, Status};
 use crate::unit::{DmaFault, Fault, FaultCause, InterruptFault, UnitError};
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::Hpa;
 use hv_core::memory::{FramePool, PhysMemory};
 use hv_core::mmio::Mmio;
@@ -76,6 +76,33 @@ impl EventLog {
         }
     }
 
+    /// Whether some device may not have answered an invalidation of its TLB: the log
+    /// says so, or events were lost. Takes no event out.
+    pub(super) fn may_have_timeout<R: Mmio>(
+        &self,
+        registers: &Registers<R>,
+        mem: &impl PhysMemory,
+    ) -> bool {
+        let tail = registers.window.read64(EVENT_TAIL) & Buffer::OFFSET;
+        let Some(frame) = mem.frame(Hpa::new(self.ring.base)) else {
+            return true;
+        };
+        let mut at = self.head;
+        while at != tail && tail < self.ring.bytes() {
+            let slot = at as usize / 8;
+            let code = frame.words().get(slot).and_then(|first| {
+                let low = filled(first);
+                Event::decode(low.into()).code.ok()
+            });
+            // An entry that is not known, or still not there, may be one.
+            if code.is_none_or(|code| code == EventCode::IotlbTimeout) {
+                return true;
+            }
+            at = self.ring.next(at);
+        }
+        registers.status().contains(Status::EVENT_OVERFLOW)
+    }
+
     /// The oldest event about something that was refused. What the unit says about itself goes
     /// to the operator.
     pub(super) fn take<R: Mmio>(
@@ -121,12 +148,7 @@ impl EventLog {
         let frame = mem.frame(Hpa::new(self.ring.base))?;
         let slot = self.head as usize / 8;
         let [first, second] = frame.words().get(slot..)?.first_chunk()?;
-        // The code is in the first word. Acquire: the second one came with it.
-        let mut looks = MAX_LOOKS;
-        while first.load(Ordering::Acquire) == 0 && looks > 0 {
-            core::hint::spin_loop();
-            looks -= 1;
-        }
+        filled(first);
         // Zeroed, so that what is found here the next time round is new.
         let low = first.swap(0, Ordering::AcqRel);
         let high = second.swap(0, Ordering::AcqRel);
@@ -143,4 +165,17 @@ impl EventLog {
         registers.clear_status(Status::EVENT_OVERFLOW);
         registers.turn(Control::EVENT_LOG, true);
     }
+}
+
+/// An entry's first word, once it is there. The code is in it. Acquire: the second one
+/// came with it.
+fn filled(first: &AtomicU64) -> u64 {
+    for _ in 0..MAX_LOOKS {
+        let word = first.load(Ordering::Acquire);
+        if word != 0 {
+            return word;
+        }
+        core::hint::spin_loop();
+    }
+    0
 }

@@ -1,8 +1,10 @@
 //! An AMD-Vi unit for tests: registers, command buffer, event log, and caches of
 //! device table entries and translations that hold all they may and drop only
 //! what they are told to.
+//!
+//! Devices with TLBs are behind it too. They keep what they are told, and whenever they
+//! can they ask anew for every page they ever used.
 
-use crate::amdvi::command::PageBlock;
 use crate::amdvi::event::{EventCode, EventFlags};
 use crate::amdvi::registers::*;
 use crate::amdvi::{Buffer, Command, DeviceEntry, Event, Features};
@@ -13,7 +15,7 @@ use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
 use hv_core::testing::Arena;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::vec::Vec;
 
 /// What is wrong with the unit.
@@ -24,6 +26,15 @@ pub(super) enum Defect {
     DoesNotAnswer,
     /// It skips commands it does not know and never writes its log, as QEMU's.
     TellsNothing,
+    /// Devices do not answer when they are told to forget. The unit says so, and goes
+    /// on or not.
+    DevicesKeepSilent {
+        goes_on: bool,
+    },
+    /// Devices answer, and keep all.
+    DevicesKeepTheirs,
+    /// Devices are told before the unit has dropped its own translations.
+    DevicesTooEarly,
 }
 
 pub(super) struct State {
@@ -46,6 +57,11 @@ pub(super) struct State {
     log_tail: u64,
     entries: HashMap<SourceId, DeviceEntry>,
     translations: HashMap<(u16, u64), u64>,
+    device_tlbs: HashMap<(SourceId, u64), u64>,
+    /// What devices with TLBs used.
+    used: BTreeSet<(u16, u64)>,
+    /// What is in the domains' tables: a translation changes with it.
+    pub(super) version: u64,
 }
 
 pub(super) struct FakeUnit<'a> {
@@ -77,6 +93,9 @@ impl<'a> FakeUnit<'a> {
             log_tail: 0,
             entries: HashMap::new(),
             translations: HashMap::new(),
+            device_tlbs: HashMap::new(),
+            used: BTreeSet::new(),
+            version: 0,
         };
         Self {
             arena,
@@ -93,16 +112,11 @@ impl<'a> FakeUnit<'a> {
     pub(super) fn dma(&self, device: SourceId, page: u64) -> Option<u64> {
         let mut state = self.state();
         assert!(state.control.contains(Control::ENABLE) && state.exclusion == 0);
-        let in_memory = state.entry_in(self.arena, device);
-        match *state.entries.entry(device).or_insert(in_memory) {
-            DeviceEntry::Blocked => {
-                state.log_event(self.arena, write_fault(device, page << 12));
-                None
-            }
-            DeviceEntry::Translated { root, domain, .. } => {
-                Some(*state.translations.entry((domain, page)).or_insert(root))
-            }
+        let done = state.dma(self.arena, device, page);
+        if done.is_none() {
+            state.log_event(self.arena, write_fault(device, page << 12));
         }
+        done
     }
 
     /// Whether it sets accessed and dirty bits for `device`.
@@ -120,7 +134,21 @@ impl<'a> FakeUnit<'a> {
         let mut state = self.state();
         while state.fetches() && state.queue_head != state.queue_tail {
             let raw = read128(self.arena, state.queue.base + state.queue_head);
+            state.ask_anew(self.arena);
             match Command::decode(raw) {
+                Some(Command::DeviceTlb { device, block, .. })
+                    if matches!(state.defect, Defect::DevicesKeepSilent { .. }) =>
+                {
+                    let event = Event {
+                        device,
+                        ..unit_event(EventCode::IotlbTimeout, block.page << 12)
+                    };
+                    state.log_event(self.arena, event);
+                    if state.defect == (Defect::DevicesKeepSilent { goes_on: false }) {
+                        state.halted = true;
+                        return;
+                    }
+                }
                 Some(command) => state.carry_out(self.arena, command),
                 None => {
                     let at = state.queue.base + state.queue_head;
@@ -131,6 +159,7 @@ impl<'a> FakeUnit<'a> {
                     }
                 }
             }
+            state.ask_anew(self.arena);
             state.queue_head = state.queue.next(state.queue_head);
         }
     }
@@ -171,6 +200,38 @@ impl State {
         status
     }
 
+    fn dma(&mut self, arena: &Arena, device: SourceId, page: u64) -> Option<u64> {
+        let in_memory = self.entry_in(arena, device);
+        let DeviceEntry::Translated {
+            root,
+            domain,
+            device_tlb,
+            ..
+        } = *self.entries.entry(device).or_insert(in_memory)
+        else {
+            return None;
+        };
+        // Translated: the unit asks no more than whether the device may.
+        if let Some(kept) = self.device_tlbs.get(&(device, page))
+            && device_tlb
+        {
+            return Some(*kept);
+        }
+        let now = root + self.version;
+        let found = *self.translations.entry((domain, page)).or_insert(now);
+        if device_tlb {
+            self.device_tlbs.insert((device, page), found);
+            self.used.insert((device.raw(), page));
+        }
+        Some(found)
+    }
+
+    fn ask_anew(&mut self, arena: &Arena) {
+        for (device, page) in self.used.clone() {
+            self.dma(arena, SourceId::new(device), page);
+        }
+    }
+
     fn entry_in(&self, arena: &Arena, device: SourceId) -> DeviceEntry {
         let bytes = ((self.device_table & 0x1ff) + 1) << 12;
         let offset = u64::from(device.raw()) * DeviceEntry::SIZE as u64;
@@ -182,6 +243,10 @@ impl State {
 
     fn carry_out(&mut self, arena: &Arena, command: Command) {
         self.commands.push(command);
+        if matches!(command, Command::Pages { .. }) && self.defect == Defect::DevicesTooEarly {
+            self.device_tlbs.clear();
+            self.ask_anew(arena);
+        }
         match command {
             Command::CompletionWait { address, data } => {
                 let frame = arena.frame(Hpa::new(address & !0xfff)).unwrap();
@@ -190,11 +255,19 @@ impl State {
             Command::DeviceEntry { device } => {
                 self.entries.remove(&device);
             }
-            Command::Pages { domain, block, .. } => self.translations.retain(|(tag, page), _| {
-                let in_block =
-                    block == PageBlock::ALL || page >> block.order == block.page >> block.order;
-                *tag != domain || !in_block
-            }),
+            Command::Pages { domain, block, .. } => self
+                .translations
+                .retain(|(tag, page), _| *tag != domain || !block.contains(*page)),
+            // One after the other anyway.
+            Command::Fence => {}
+            Command::DeviceTlb { device, block, .. } => {
+                let obeys = !matches!(
+                    self.defect,
+                    Defect::DevicesKeepTheirs | Defect::DevicesTooEarly
+                );
+                self.device_tlbs
+                    .retain(|(of, page), _| !obeys || *of != device || !block.contains(*page));
+            }
             Command::All => {
                 self.entries.clear();
                 self.translations.clear();

@@ -30,15 +30,17 @@ mod tests;
 
 pub use start::{Facts, StartError};
 
-use crate::IovaRange;
-use crate::amdvi::command::PageBlock;
 use crate::amdvi::{Command, DeviceEntry};
+use crate::device_tlb::{DeviceTlb, NoDeviceTlb};
 use crate::dirty_mode::{DirtyHardware, DirtyUpdate};
+use crate::domain::MAX_DEVICES;
+use crate::host::device_tlbs::{DeviceTlbs, MAX_COMMANDS};
+use crate::page_block::PageBlock;
 use crate::unit::{DomainId, Fault, HostUnit, Scope, SourceId, UnitError};
 use events::EventLog;
+use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
-use hv_core::{Hpa, PAGE_SHIFT};
 use queue::Queue;
 use registers::Registers;
 use table::Table;
@@ -57,6 +59,9 @@ pub struct AmdUnit<R, M> {
     caches_absent: bool,
     /// Whether it is made to set accessed and dirty bits.
     sets_dirty_bits: bool,
+    /// Whether it can tell devices to forget, and tell when one does not answer.
+    knows_device_tlbs: bool,
+    device_tlbs: DeviceTlbs,
     table: Table,
     queue: Queue,
     events: EventLog,
@@ -71,12 +76,52 @@ impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
     /// second wait covers every DMA that got through by then.
     fn forget(&mut self, device: SourceId, domain: u16) -> Result<(), UnitError> {
         self.execute(Command::DeviceEntry { device })?;
-        self.execute(invalidation(domain, PageBlock::ALL))
+        let tlb = self.device_tlbs.of(device).map(|tlb| (device, tlb));
+        self.execute_with(
+            invalidation(domain, PageBlock::ALL),
+            PageBlock::ALL,
+            tlb.into_iter().collect(),
+        )
     }
 
     fn execute(&mut self, command: Command) -> Result<(), UnitError> {
         self.queue
             .execute(&self.registers, &self.mem, &[command.encode()])
+    }
+}
+
+impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
+    /// Has the unit carry out an invalidation of its own, and then has `devices` forget
+    /// `block`. In this order, with a fence between: a device that forgets first could
+    /// be told the old translation anew.
+    ///
+    /// A device that does not answer in time is an event in the log. The wait may
+    /// complete or not then.
+    fn execute_with(
+        &mut self,
+        command: Command,
+        block: PageBlock,
+        devices: heapless::Vec<(SourceId, DeviceTlb), MAX_DEVICES>,
+    ) -> Result<(), UnitError> {
+        if devices.is_empty() {
+            return self.execute(command);
+        }
+        let told = devices.iter().map(|(device, tlb)| Command::DeviceTlb {
+            device: *device,
+            pending: tlb.queue_depth(),
+            block,
+        });
+        let commands: heapless::Vec<u128, MAX_COMMANDS> = [command, Command::Fence]
+            .into_iter()
+            .chain(told)
+            .map(Command::encode)
+            .collect();
+        let executed = self.queue.execute(&self.registers, &self.mem, &commands);
+        if self.events.may_have_timeout(&self.registers, &self.mem) {
+            self.queue.give_up();
+            return Err(UnitError::DeviceTlb);
+        }
+        executed
     }
 }
 
@@ -117,10 +162,12 @@ impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<R, M> {
             root: root.raw(),
             levels: LEVELS,
             dirty: self.sets_dirty_bits,
+            device_tlb: self.device_tlbs.of(device).is_some(),
             domain,
         };
         self.block(device)?;
         self.table.publish(&self.mem, device, entry)?;
+        self.device_tlbs.moved(device, Some(domain));
         // The blocked entry may be cached. The translations go as well, so that a
         // domain number used before starts afresh.
         self.forget(device, domain)
@@ -128,7 +175,10 @@ impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<R, M> {
 
     fn block(&mut self, device: SourceId) -> Result<(), UnitError> {
         match self.table.withdraw(&self.mem, device) {
-            Some(domain) => self.forget(device, domain),
+            Some(domain) => {
+                self.device_tlbs.moved(device, None);
+                self.forget(device, domain)
+            }
             // Blocked before; but is it known that the invalidation succeeded?
             None => self.queue.health(),
         }
@@ -136,10 +186,23 @@ impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<R, M> {
 
     fn invalidate(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError> {
         let block = match scope {
-            Scope::Pages(range) => block_over(range),
+            Scope::Pages(range) => PageBlock::over(range),
             Scope::Domain => PageBlock::ALL,
         };
-        self.execute(invalidation(number(domain)?, block))
+        let domain = number(domain)?;
+        let command = invalidation(domain, block);
+        if self.device_tlbs.is_empty() {
+            return self.execute(command);
+        }
+        let filled = self.device_tlbs.filled_from(domain).collect();
+        self.execute_with(command, block, filled)
+    }
+
+    fn allow_device_tlb(&mut self, device: SourceId, tlb: DeviceTlb) -> Result<(), NoDeviceTlb> {
+        if !self.knows_device_tlbs {
+            return Err(NoDeviceTlb::Unit);
+        }
+        self.device_tlbs.allow(device, tlb)
     }
 
     fn reports_faults(&self) -> bool {
@@ -165,21 +228,5 @@ fn invalidation(domain: u16, block: PageBlock) -> Command {
         block,
         // Whole tables may have been unlinked: entries above the leaves go too.
         tables: true,
-    }
-}
-
-/// The smallest block of pages that an invalidation can name and that covers
-/// `range`.
-fn block_over(range: IovaRange) -> PageBlock {
-    let first = range.start().raw() >> PAGE_SHIFT;
-    let last = range.last_page().raw() >> PAGE_SHIFT;
-    // Page numbers that share all bits from `order` up lie in one such block.
-    let order = u64::BITS - (first ^ last).leading_zeros();
-    if order >= 52 {
-        return PageBlock::ALL;
-    }
-    PageBlock {
-        page: first >> order << order,
-        order: order as u8,
     }
 }

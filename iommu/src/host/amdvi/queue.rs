@@ -69,6 +69,11 @@ impl Queue {
         self.ring.health()
     }
 
+    /// Takes the unit for one that does not answer any more.
+    pub(super) fn give_up(&mut self) {
+        self.ring.give_up();
+    }
+
     /// Has the unit carry out `commands` in this order, and waits for it.
     pub(super) fn execute<R: Mmio>(
         &mut self,

@@ -5,9 +5,12 @@ use super::events::EventLog;
 use super::queue::Queue;
 use super::registers::Registers;
 use super::table::Table;
-use crate::amdvi::features::{CAPABILITY_IS_IOMMU, CAPABILITY_KIND, CAPABILITY_NP_CACHE};
+use crate::amdvi::features::{
+    CAPABILITY_DEVICE_TLB, CAPABILITY_IS_IOMMU, CAPABILITY_KIND, CAPABILITY_NP_CACHE,
+};
 use crate::amdvi::registers::{CONTROL, DEVICE_TABLE, EXCLUSION_BASE, FEATURES};
 use crate::amdvi::{Command, Control, Features};
+use crate::host::device_tlbs::DeviceTlbs;
 use crate::ivrs::IvhdFlags;
 use crate::unit::UnitError;
 use hv_core::memory::{FramePool, PhysMemory};
@@ -98,6 +101,11 @@ impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
             registers,
             mem,
             caches_absent: facts.capability & CAPABILITY_NP_CACHE != 0,
+            // What does not tell of events does not tell of devices that keep silent.
+            knows_device_tlbs: facts.capability & CAPABILITY_DEVICE_TLB != 0
+                && facts.flags.contains(IvhdFlags::DEVICE_TLB)
+                && events.works(),
+            device_tlbs: DeviceTlbs::default(),
             sets_dirty_bits: features.contains(Features::HOST_ACCESSED | Features::HOST_DIRTY),
             table,
             queue,

@@ -1,12 +1,14 @@
+mod device_tlbs;
+
 use super::fake::{Defect, FakeUnit, State, unit_event, write_fault};
 use super::*;
-use crate::Iova;
 use crate::amdvi::event::EventCode;
 use crate::amdvi::{Control, Features, Status};
 use crate::dirty_mode::{DirtyDecision, DirtyMode};
 use crate::ivrs::IvhdFlags;
 use crate::tables::AmdV1;
 use crate::unit::{Fault, FaultCause};
+use crate::{Iova, IovaRange};
 use hv_core::memory::FramePool;
 use hv_core::testing::Arena;
 use std::string::ToString;
@@ -288,18 +290,6 @@ fn after_an_overflow_the_log_goes_on_and_what_it_held_is_read_first() {
 }
 
 proptest::proptest! {
-    #[test]
-    fn a_page_invalidation_is_the_smallest_block_that_covers_the_range(
-        first in 0u64..1 << 27, count in 1u64..1 << 20,
-    ) {
-        let range = IovaRange::new(Iova::new(first << 12), count).unwrap();
-        let splits = |order: u8| first >> order != (first + count - 1) >> order;
-        let PageBlock { page, order } = block_over(range);
-        proptest::prop_assert!(!splits(order));
-        proptest::prop_assert!(order == 0 || splits(order - 1));
-        proptest::prop_assert_eq!(page, first >> order << order);
-    }
-
     /// Against a unit that caches all it may: whatever the calls, a DMA goes where
     /// the last call sent its device.
     #[test]

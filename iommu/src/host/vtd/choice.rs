@@ -144,6 +144,7 @@ mod tests {
         walk_snoops: true,
         queued_invalidation: true,
         device_tlb: false,
+        device_tlb_throttling: false,
         interrupt_remapping: false,
         extended_interrupts: false,
         pass_through: false,

@@ -2,6 +2,11 @@
 //! PASID entries and IOTLB, caching all that caching mode allows and dropping only
 //! what it is told to.
 
+mod devices;
+
+pub(super) use devices::DeviceConduct;
+use devices::scalable_entry_in;
+
 use crate::unit::SourceId;
 use crate::vtd::registers::*;
 use crate::vtd::{
@@ -9,7 +14,6 @@ use crate::vtd::{
     FaultStatus, Global, InterruptCacheScope, InterruptEntry, InterruptFaultReason,
     InterruptRequest, InterruptTableAddress, IotlbScope, PasidCacheScope, PasidDescriptor,
     PasidDirectoryEntry, PasidEntry, PasidIotlbScope, PasidTable, QueueAddress, RootEntry,
-    ScalableContextEntry, ScalableRootEntry,
 };
 use core::cell::{RefCell, RefMut};
 use core::sync::atomic::Ordering;
@@ -18,7 +22,7 @@ use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
 use hv_core::platform::apic::Msi;
 use hv_core::testing::Arena;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::vec::Vec;
 
 /// Something the unit was told, in order.
@@ -39,7 +43,7 @@ pub(super) type Context = (u16, u64);
 pub(super) struct State {
     pub(super) capabilities: Capabilities,
     pub(super) extended: ExtendedCapabilities,
-    pub(super) version: u32,
+    pub(super) version_register: u32,
     /// GSTS.
     pub(super) status: Global,
     /// FSTS.
@@ -51,6 +55,9 @@ pub(super) struct State {
     pub(super) answers: bool,
     /// Whose entry the events tell about.
     pub(super) watched: SourceId,
+    /// What is in the domains' tables: a translation changes with it.
+    pub(super) version: u64,
+    pub(super) devices: DeviceConduct,
     root: u64,
     queue: QueueAddress,
     wide: bool,
@@ -64,6 +71,11 @@ pub(super) struct State {
     /// IRTA, and what is cached of the table, absent entries too.
     interrupt_table: u64,
     interrupts: HashMap<u32, u128>,
+    /// Whose entry, as it is cached, permits a TLB.
+    with_tlb: HashSet<SourceId>,
+    device_tlbs: HashMap<(SourceId, u64), u64>,
+    /// What devices with TLBs used.
+    used: BTreeSet<(u16, u64)>,
 }
 
 pub(super) struct FakeUnit<'a> {
@@ -94,7 +106,7 @@ impl<'a> FakeUnit<'a> {
                 queued_invalidation: true,
                 ..ExtendedCapabilities::default()
             },
-            version: 0x10,
+            version_register: 0x10,
             status: Global::empty(),
             faults: FaultStatus::empty(),
             records: std::vec![0; 2],
@@ -102,6 +114,8 @@ impl<'a> FakeUnit<'a> {
             events: Vec::new(),
             answers: true,
             watched: SourceId::new(0),
+            version: 0,
+            devices: DeviceConduct::Obey,
             root: 0,
             queue: QueueAddress { base: 0, order: 0 },
             wide: false,
@@ -112,6 +126,9 @@ impl<'a> FakeUnit<'a> {
             translations: HashMap::new(),
             interrupt_table: 0,
             interrupts: HashMap::new(),
+            with_tlb: HashSet::new(),
+            device_tlbs: HashMap::new(),
+            used: BTreeSet::new(),
         };
         Self {
             arena,
@@ -128,16 +145,7 @@ impl<'a> FakeUnit<'a> {
     pub(super) fn dma(&self, device: SourceId, page: u64) -> Option<u64> {
         let mut state = self.state();
         assert!(state.status.contains(Global::TRANSLATION));
-        let in_memory = state.context_in(self.arena, device);
-        let mut context = (*state.contexts.entry(device).or_insert(in_memory))?;
-        if state.is_scalable() {
-            let (_, directory) = context;
-            let in_memory = pasid_in(self.arena, directory);
-            context = (*state.pasids.entry(directory).or_insert(in_memory))?;
-        }
-        let (domain, table) = context;
-        let cached = state.translations.entry((domain, page)).or_insert(table);
-        Some(*cached)
+        state.dma(self.arena, device, page)
     }
 
     /// An interrupt request of `device`: what reaches the CPUs, or why nothing does.
@@ -181,8 +189,15 @@ impl<'a> FakeUnit<'a> {
             let at = state.queue.base + state.head;
             let raw = read128(self.arena, at);
             let present = state.context_in(self.arena, state.watched).is_some();
+            state.ask_anew(self.arena);
             state.events.push(Event::Carried(raw, present));
             match (Descriptor::decode(raw), PasidDescriptor::decode(raw)) {
+                (Ok(Descriptor::DeviceTlb { .. }), _)
+                    if state.devices == DeviceConduct::KeepSilent =>
+                {
+                    state.faults |= FaultStatus::TIMEOUT_ERROR;
+                    return;
+                }
                 (Ok(descriptor), _) => state.carry_out(self.arena, descriptor),
                 (_, Some(descriptor)) if state.wide => state.carry_out_pasid(descriptor),
                 _ => {
@@ -191,6 +206,7 @@ impl<'a> FakeUnit<'a> {
                     return;
                 }
             }
+            state.ask_anew(self.arena);
             state.head = state.queue.next(state.head);
             if state.wide {
                 assert_eq!(
@@ -222,14 +238,19 @@ impl State {
 
     fn context_in(&self, arena: &Arena, device: SourceId) -> Option<Context> {
         if self.is_scalable() {
-            return scalable_context_in(arena, self.root & !0xfff, device);
+            let entry = scalable_entry_in(arena, self.root & !0xfff, device)?;
+            return Some((0, entry.pasid_directory));
         }
+        let entry = self.legacy_entry_in(arena, device)?;
+        Some((entry.domain, entry.table))
+    }
+
+    fn legacy_entry_in(&self, arena: &Arena, device: SourceId) -> Option<ContextEntry> {
         let root = self.root + u64::from(device.bus()) * RootEntry::SIZE as u64;
         let root = RootEntry::decode(read128(arena, root), 48).ok()?;
         let entry = root.context_table + u64::from(device.devfn()) * ContextEntry::SIZE as u64;
         let entry = read128(arena, entry);
-        let entry = ContextEntry::decode(entry, &self.capabilities, &self.extended, 48).ok()?;
-        Some((entry.domain, entry.table))
+        ContextEntry::decode(entry, &self.capabilities, &self.extended, 48).ok()
     }
 
     fn carry_out_pasid(&mut self, descriptor: PasidDescriptor) {
@@ -255,6 +276,12 @@ impl State {
     }
 
     fn carry_out(&mut self, arena: &Arena, descriptor: Descriptor) {
+        if matches!(descriptor, Descriptor::Iotlb { .. })
+            && self.devices == DeviceConduct::ObeyTooEarly
+        {
+            self.device_tlbs.clear();
+            self.ask_anew(arena);
+        }
         match descriptor {
             Descriptor::ContextCache(ContextCacheScope::Global) => self.contexts.clear(),
             Descriptor::ContextCache(ContextCacheScope::Device { domain, source, .. }) => {
@@ -288,6 +315,12 @@ impl State {
                     } => index >> order != u32::from(first) >> order,
                 });
             }
+            Descriptor::DeviceTlb { source, block, .. } => {
+                if self.devices == DeviceConduct::Obey {
+                    self.device_tlbs
+                        .retain(|(of, page), _| *of != source || !block.contains(*page));
+                }
+            }
             Descriptor::Wait { status, .. } => {
                 let status = status.unwrap();
                 let frame = arena.frame(Hpa::new(status.address & !0xfff)).unwrap();
@@ -318,18 +351,6 @@ fn tag_of(entry: &Option<Context>) -> u16 {
     entry.map_or(0, |(domain, _)| domain)
 }
 
-/// The PASID directory of a device.
-fn scalable_context_in(arena: &Arena, root: u64, device: SourceId) -> Option<Context> {
-    let half = read64(arena, root + ScalableRootEntry::word_of(device) as u64 * 8);
-    let table = ScalableRootEntry::decode_half(half)?;
-    let entry = read64(
-        arena,
-        table + ScalableContextEntry::word_of(device) as u64 * 8,
-    );
-    let entry = ScalableContextEntry::decode(entry);
-    entry.present.then_some((0, entry.pasid_directory))
-}
-
 /// The entry of PASID 0.
 fn pasid_in(arena: &Arena, directory: u64) -> Option<Context> {
     let table = PasidDirectoryEntry::decode(read64(arena, directory))?.table;
@@ -355,7 +376,7 @@ impl Mmio for FakeUnit<'_> {
     fn read32(&self, offset: usize) -> u32 {
         let state = self.state();
         match offset {
-            VER => state.version,
+            VER => state.version_register,
             GSTS => state.status.bits(),
             PMEN => state.pmen,
             FSTS => {

@@ -3,14 +3,17 @@
 //! One place for the descriptors and their order; the queue carries a list out in
 //! the order given and waits once. The order within a list is one that hardware
 //! keeps by itself (VT-d 4.1, 6.5.2.11 "Queued Invalidation Ordering
-//! Considerations"): translations are dropped after context and PASID entries.
+//! Considerations"): translations are dropped after context and PASID entries, and what
+//! devices keep after what the unit does.
 
 use super::choice::Translation;
 use crate::IovaRange;
-use crate::unit::SourceId;
+use crate::device_tlb::DeviceTlb;
+use crate::page_block::PageBlock;
+use crate::unit::{Scope, SourceId};
 use crate::vtd::{
-    Capabilities, ContextCacheScope, Descriptor, IotlbScope, PasidCacheScope, PasidDescriptor,
-    PasidIotlbScope,
+    Capabilities, ContextCacheScope, Descriptor, ExtendedCapabilities, IotlbScope, PasidCacheScope,
+    PasidDescriptor, PasidIotlbScope,
 };
 use hv_core::PAGE_SHIFT;
 
@@ -73,6 +76,29 @@ pub(super) fn pages(
             drained(scope).encode()
         }
     }
+}
+
+/// What `device` itself keeps of `scope`. It comes after the unit's own translations,
+/// and hardware starts it only when those are gone.
+pub(super) fn device_tlb(
+    extended: &ExtendedCapabilities,
+    device: SourceId,
+    tlb: DeviceTlb,
+    scope: Scope,
+) -> u128 {
+    let block = match scope {
+        Scope::Pages(range) => PageBlock::over(range),
+        Scope::Domain => PageBlock::ALL,
+    };
+    let throttled = extended.device_tlb_throttling;
+    Descriptor::DeviceTlb {
+        source: device,
+        pending: tlb.queue_depth(),
+        // No virtual function is passed through.
+        physical: if throttled { device } else { SourceId::new(0) },
+        block,
+    }
+    .encode()
 }
 
 /// Draining goes without saying there.

@@ -47,7 +47,10 @@ impl LegacyTables {
     ) -> Option<()> {
         let entry = ContextEntry {
             silent: false,
-            translation: TranslationType::Untranslated,
+            translation: match target.device_tlb {
+                true => TranslationType::DeviceTlb,
+                false => TranslationType::Untranslated,
+            },
             table: target.root.raw(),
             width: self.width,
             domain: target.domain,

@@ -37,10 +37,13 @@ mod tests;
 pub use choice::Implementation;
 pub use start::StartError;
 
+use crate::device_tlb::{DeviceTlb, NoDeviceTlb};
 use crate::dirty_mode::{DirtyHardware, DirtyUpdate};
+use crate::domain::MAX_DEVICES;
+use crate::host::device_tlbs::{DeviceTlbs, MAX_COMMANDS};
 use crate::tables::AnyFormat;
 use crate::unit::{DomainId, Fault, HostUnit, InterruptTarget, Scope, SourceId, UnitError};
-use crate::vtd::Capabilities;
+use crate::vtd::{Capabilities, ExtendedCapabilities, FaultStatus};
 use choice::Translation;
 use core::fmt;
 use fault::FaultReader;
@@ -62,10 +65,12 @@ pub struct VtdUnit<R, M> {
     mem: M,
     pool: FramePool,
     capabilities: Capabilities,
+    extended: ExtendedCapabilities,
     implementation: Implementation,
     translation: Translation,
     tables: Tables,
     queue: Queue,
+    device_tlbs: DeviceTlbs,
     faults: FaultReader,
     /// `None`: every interrupt request passes as it is.
     interrupts: Option<InterruptTable>,
@@ -101,7 +106,34 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
         for descriptor in invalidation::entries(self.translation, device, tag) {
             self.execute(descriptor)?;
         }
-        self.execute(invalidation::domain(self.translation, domain))
+        let own = invalidation::domain(self.translation, domain);
+        let tlb = self.device_tlbs.of(device).map(|tlb| (device, tlb));
+        self.execute_with(own, Scope::Domain, tlb.into_iter().collect())
+    }
+
+    /// Has the unit drop translations of its own, and then has `devices` drop theirs of
+    /// `scope`. In this order: a device that forgets first could be told the old
+    /// translation anew.
+    ///
+    /// When a device does not answer in time the unit says so, and completes no wait
+    /// (VT-d 4.1, 6.5.2.10 "Queue Error Considerations").
+    fn execute_with(
+        &mut self,
+        own: u128,
+        scope: Scope,
+        devices: heapless::Vec<(SourceId, DeviceTlb), MAX_DEVICES>,
+    ) -> Result<(), UnitError> {
+        let told = devices
+            .iter()
+            .map(|(device, tlb)| invalidation::device_tlb(&self.extended, *device, *tlb, scope));
+        let descriptors: heapless::Vec<u128, MAX_COMMANDS> =
+            [own].into_iter().chain(told).collect();
+        let executed = self.queue.execute(&self.registers, &self.mem, &descriptors);
+        let silent = FaultStatus::TIMEOUT_ERROR | FaultStatus::COMPLETION_ERROR;
+        executed.map_err(|error| match self.registers.fault_status() {
+            status if status.intersects(silent) => UnitError::DeviceTlb,
+            _ => error,
+        })
     }
 
     fn execute(&mut self, descriptor: u128) -> Result<(), UnitError> {
@@ -149,12 +181,14 @@ impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<R, M> {
         let target = Target {
             domain: number,
             root,
+            device_tlb: self.device_tlbs.of(device).is_some(),
         };
         // The only step that can fail with the unit in good health comes first, so
         // that the device keeps its old translation then.
         self.tables.reserve(&self.mem, &mut self.pool, device)?;
         self.block(device)?;
         self.tables.publish(&self.mem, device, target)?;
+        self.device_tlbs.moved(device, Some(number));
         // In caching mode the absence may be cached, under domain 0. The IOTLB is
         // cleaned as well, so that a domain number used before starts afresh.
         self.forget(device, 0, number)
@@ -162,7 +196,10 @@ impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<R, M> {
 
     fn block(&mut self, device: SourceId) -> Result<(), UnitError> {
         match self.tables.withdraw(&self.mem, device) {
-            Some(domain) => self.forget(device, domain, domain),
+            Some(domain) => {
+                self.device_tlbs.moved(device, None);
+                self.forget(device, domain, domain)
+            }
             // Blocked before; but is it known that the invalidation succeeded?
             None => self.queue.health(),
         }
@@ -170,12 +207,24 @@ impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<R, M> {
 
     fn invalidate(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError> {
         let domain = self.number(domain)?;
-        self.execute(match scope {
+        let own = match scope {
             Scope::Pages(range) => {
                 invalidation::pages(self.translation, &self.capabilities, domain, range)
             }
             Scope::Domain => invalidation::domain(self.translation, domain),
-        })
+        };
+        if self.device_tlbs.is_empty() {
+            return self.execute(own);
+        }
+        let filled = self.device_tlbs.filled_from(domain).collect();
+        self.execute_with(own, scope, filled)
+    }
+
+    fn allow_device_tlb(&mut self, device: SourceId, tlb: DeviceTlb) -> Result<(), NoDeviceTlb> {
+        if !self.extended.device_tlb {
+            return Err(NoDeviceTlb::Unit);
+        }
+        self.device_tlbs.allow(device, tlb)
     }
 
     fn remaps_interrupts(&self) -> bool {

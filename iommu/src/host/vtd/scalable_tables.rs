@@ -85,7 +85,13 @@ impl ScalableTables {
             word.store(value, Ordering::Release);
         }
         let context = self.context_slot(mem, device)?;
-        context.fetch_or(ScalableContextEntry::PRESENT, Ordering::Release);
+        // A device that may have a TLB may for good.
+        let device_tlb = match target.device_tlb {
+            true => ScalableContextEntry::DEVICE_TLB,
+            false => 0,
+        };
+        let bits = ScalableContextEntry::PRESENT | device_tlb;
+        context.fetch_or(bits, Ordering::Release);
         Some(())
     }
 

@@ -7,6 +7,7 @@ use super::invalidation::drained;
 use super::queue::{DescriptorSize, Queue};
 use super::registers::Registers;
 use super::tables::Tables;
+use crate::host::device_tlbs::DeviceTlbs;
 use crate::unit::UnitError;
 use crate::vtd::registers::VER;
 use crate::vtd::{
@@ -104,10 +105,12 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
             mem,
             pool,
             capabilities,
+            extended,
             implementation,
             translation,
             tables,
             queue,
+            device_tlbs: DeviceTlbs::default(),
             faults,
             interrupts: None,
         })

@@ -14,6 +14,8 @@ pub(super) struct Target {
     pub(super) domain: u16,
     /// The root of its paging tables.
     pub(super) root: Hpa,
+    /// Whether the device may have a TLB of its own.
+    pub(super) device_tlb: bool,
 }
 
 /// Root table and all that hangs from it, but for the paging tables.

@@ -13,10 +13,11 @@
 //!        +-- nobody's place any more: emptied in steps, pages reported, destroyed
 //! ```
 
+use super::portion::unmap_front;
+use crate::IovaRange;
 use crate::space::{Attachment, DmaSpace, SpaceError};
 use crate::unit::{DomainId, SourceId, UnitError};
 use crate::viommu::{MAX_DEVICES, Passthrough, Passthroughs};
-use crate::{Iova, IovaRange};
 use heapless::Vec;
 
 /// One for each endpoint, those of a life before a restore, and one in the making.
@@ -198,14 +199,15 @@ impl Endpoints {
         }
     }
 
-    /// One step towards the goals: an endpoint moves, or a table's worth of a
-    /// domain that nobody uses any more is unmapped. First all move: what is
-    /// unmapped then, no device reaches.
+    /// One step towards the goals: an endpoint moves, or the front of a domain that
+    /// nobody uses any more is unmapped, for which it may take some of the `left`
+    /// steps. First all move: what is unmapped then, no device reaches.
     pub(super) fn settle(
         &mut self,
         change: Change,
         bypass: bool,
         space: &mut impl DmaSpace,
+        left: &mut u32,
     ) -> Result<Settled, SpaceError> {
         for index in 0..self.all.len() {
             let goal = self.goal(index, change, bypass);
@@ -220,7 +222,7 @@ impl Endpoints {
             return Ok(Settled::Yes);
         };
         if let Some(host) = self.hosts.get(at)
-            && !empty_some(host.id, IovaRange::ALL, space)?
+            && unmap_front(host.id, IovaRange::ALL, space, left)?.is_none()
         {
             space.destroy_domain(host.id)?;
             self.hosts.swap_remove(at);
@@ -305,48 +307,4 @@ fn without_means(error: SpaceError) -> Result<UnitError, SpaceError> {
         SpaceError::Unit(error @ (UnitError::OutOfMemory | UnitError::OutOfRange)) => Ok(error),
         error => Err(error),
     }
-}
-
-/// The pages that one step may map or unmap: one leaf table of the host's.
-const STEP_PAGES: u64 = 512;
-
-/// The front of `range` that one step may take on.
-pub(super) fn step_of(range: IovaRange) -> IovaRange {
-    let first = range.start().raw() >> hv_core::PAGE_SHIFT;
-    let room = STEP_PAGES - first % STEP_PAGES;
-    // A front of a range is one.
-    IovaRange::new(range.start(), range.pages().min(room)).unwrap_or(range)
-}
-
-/// What is left of `range` behind `part`, its front.
-pub(super) fn rest_of(range: IovaRange, part: IovaRange) -> Option<IovaRange> {
-    let pages = range.pages().checked_sub(part.pages())?;
-    let start = part.last_page().checked_add(hv_core::PAGE_SIZE)?;
-    IovaRange::new(start, pages).ok()
-}
-
-/// Unmaps the first table's worth of what is mapped in `range`, and reports it.
-/// Says whether there was anything.
-pub(super) fn empty_some(
-    host: DomainId,
-    range: IovaRange,
-    space: &mut impl DmaSpace,
-) -> Result<bool, SpaceError> {
-    let Some(rest) = first_mapped(host, range, space) else {
-        return Ok(false);
-    };
-    space.unmap_part(host, step_of(rest))?;
-    Ok(true)
-}
-
-/// `range` from the first page on that is mapped.
-pub(super) fn first_mapped(
-    host: DomainId,
-    range: IovaRange,
-    space: &impl DmaSpace,
-) -> Option<IovaRange> {
-    let piece = space.next_piece(host, range.start())?;
-    let start = Iova::new(piece.range.start().raw().max(range.start().raw()));
-    let before = start.raw().checked_sub(range.start().raw())? >> hv_core::PAGE_SHIFT;
-    IovaRange::new(start, range.pages().checked_sub(before)?).ok()
 }

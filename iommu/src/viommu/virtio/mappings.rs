@@ -2,23 +2,26 @@
 //!
 //! The guest has no tables from which the destination could build its own, so the
 //! mappings go across, read out of the source's tables, which are the only place
-//! where they are. They may be many, hence a stream of records in portions of any
-//! size; no portion takes memory at either end but the tables themselves.
+//! where they are. They may be many and large, hence a stream of pieces in portions,
+//! each of which is bounded work at either end and takes no memory but the tables
+//! themselves.
 
 use super::VirtioIommu;
 use super::config::last_input;
+use super::portion::{PORTION_PAGES, before};
 use super::property::DOORBELL;
 use super::work::Task;
 use crate::layer::MapError;
-use crate::space::{Access, DmaSpace, Region, SpaceError};
+use crate::space::{Access, DmaSpace, Piece, SpaceError};
 use crate::unit::DomainId;
 use crate::viommu::StateError;
 use crate::{Iova, IovaRange};
+use bitflags::bitflags;
 use hv_core::{Gfn, PAGE_SIZE};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// The size of one mapping's record.
+/// The size of one piece's record.
 pub const MAPPING_BYTES: usize = size_of::<Record>();
 
 /// Where in the mappings a save has come to; they must not change meanwhile.
@@ -26,20 +29,20 @@ pub const MAPPING_BYTES: usize = size_of::<Record>();
 pub struct Cursor {
     /// Which domain, in the order of the list.
     domain: usize,
-    /// The first IOVA not looked at; `None`: the domain is done.
-    from: Option<u64>,
-    /// Whether `from` was set for this domain.
-    is_inside: bool,
+    /// The first IOVA in it that was not looked at.
+    from: u64,
+    /// Whether the mapping before goes on there.
+    goes_on: bool,
 }
 
-/// One mapping.
+/// A piece of a mapping.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct Record {
     /// The guest's number of the domain.
     domain: U32,
-    /// 1: read, 2: write, 3: both.
-    access: U32,
+    /// [`Flags`].
+    flags: U32,
     /// The first IOVA.
     start: U64,
     pages: U64,
@@ -47,10 +50,38 @@ struct Record {
     gfn: U64,
 }
 
+bitflags! {
+    struct Flags: u32 {
+        const READ = 1 << 0;
+        const WRITE = 1 << 1;
+        /// The mapping begins with this piece.
+        const FIRST = 1 << 2;
+        /// The mapping ends with it.
+        const LAST = 1 << 3;
+    }
+}
+
+impl Cursor {
+    /// Moves behind `range` of the present domain.
+    fn pass(&mut self, range: IovaRange, goes_on: bool) {
+        match range.last_page().checked_add(PAGE_SIZE) {
+            Some(next) => (self.from, self.goes_on) = (next.raw(), goes_on),
+            None => self.pass_domain(),
+        }
+    }
+
+    fn pass_domain(&mut self) {
+        *self = Self {
+            domain: self.domain + 1,
+            ..Self::default()
+        };
+    }
+}
+
 impl VirtioIommu {
-    /// Fills the front of `to` with records of the mappings from `cursor` on,
-    /// moves it behind them, and returns their length: 0 when there are no more.
-    /// (`to` has room for one at least.)
+    /// Fills the front of `to` with records of the mappings from `cursor` on, as many
+    /// as one portion takes, moves it behind them, and returns their length: 0 when
+    /// there are no more. (`to` has room for one at least.)
     ///
     /// A mapping that is being made, or taken back, is left out: the request is
     /// done again where it is restored.
@@ -60,34 +91,34 @@ impl VirtioIommu {
         cursor: &mut Cursor,
         to: &mut [u8],
     ) -> usize {
-        let mut length = 0;
+        let (mut length, mut room) = (0, PORTION_PAGES);
         for place in to.chunks_exact_mut(MAPPING_BYTES) {
-            let Some((domain, region)) = self.next_mapping(space, cursor) else {
+            if room == 0 {
+                break;
+            }
+            let Some((domain, piece)) = self.next_record(space, cursor, room) else {
                 break;
             };
-            let record = Record {
-                domain: domain.into(),
-                access: u32::from(region.access.reads()).into(),
-                start: region.range.start().raw().into(),
-                pages: region.range.pages().into(),
-                gfn: region.gfn.number().into(),
-            };
-            let access = record.access.get() | u32::from(region.access.writes()) << 1;
-            let record = Record {
-                access: access.into(),
-                ..record
-            };
-            place.copy_from_slice(record.as_bytes());
+            room -= piece.range.pages();
+            place.copy_from_slice(Record::of(domain, &piece).as_bytes());
             length += MAPPING_BYTES;
         }
         length
     }
 
-    /// Makes mappings that another unit saved, after [`crate::viommu::Viommu::restore`]
-    /// and before the first step of work.
+    /// Whether there are mappings from `cursor` on.
+    pub fn has_mappings(&self, space: &impl DmaSpace, mut cursor: Cursor) -> bool {
+        self.next_piece(space, &mut cursor).is_some()
+    }
+
+    /// Makes mappings that another unit's [`VirtioIommu::save_mappings`] wrote, one
+    /// portion at a time and in that order. To be called after
+    /// [`Viommu::restore`](crate::viommu::Viommu::restore) and before the first step
+    /// of work.
     ///
     /// # Errors
-    /// A record is malformed, or cannot be mapped here; those before it are.
+    /// A record is malformed, does not follow the one before, is more than goes into
+    /// a portion, or cannot be mapped here; those before it are.
     pub fn restore_mappings(
         &mut self,
         space: &mut impl DmaSpace,
@@ -95,99 +126,155 @@ impl VirtioIommu {
     ) -> Result<(), StateError> {
         let malformed = StateError::Register("a mapping");
         let records = <[Record]>::ref_from_bytes(bytes).map_err(|_| malformed)?;
+        let mut room = PORTION_PAGES;
         for record in records {
             let domain = record.domain.get();
             let is_known = self.endpoints.domain(domain).is_some_and(|it| !it.bypass);
-            if !is_known {
+            let piece = record.piece(self.width).ok_or(malformed)?;
+            room = room.checked_sub(piece.range.pages()).ok_or(malformed)?;
+            let follows = match &self.torn {
+                None => piece.first,
+                Some((of, torn)) => *of == domain && goes_on_with(torn, &piece),
+            };
+            if !is_known || !follows {
                 return Err(malformed);
             }
-            let region = record.region(self.width).ok_or(malformed)?;
             let host = self.endpoints.create_host(domain, space);
             let host = host.map_err(|error| match error {
                 SpaceError::Unit(error) => MapError::Unit(error),
                 _ => MapError::OutOfMemory,
             })?;
-            space.map_part(host, &region, region.range)?;
+            space.map_piece(host, &piece)?;
+            self.torn = (!piece.last).then_some((domain, piece));
         }
         Ok(())
     }
 
-    fn next_mapping(&self, space: &impl DmaSpace, cursor: &mut Cursor) -> Option<(u32, Region)> {
+    /// The pieces from `cursor` on that are one, up to `room` pages (1 at least), and
+    /// moves it behind them.
+    fn next_record(
+        &self,
+        space: &impl DmaSpace,
+        cursor: &mut Cursor,
+        room: u64,
+    ) -> Option<(u32, Piece)> {
+        let (domain, host, piece) = self.next_piece(space, cursor)?;
+        let mut all = front(piece, room)?;
+        // Of a mapping that is being unmapped the front may be gone.
+        all.first = !(cursor.goes_on && all.range.start().raw() == cursor.from);
+        while !all.last
+            && all.range.pages() < room
+            && let Some(next) = all.range.last_page().checked_add(PAGE_SIZE)
+            && let Some(more) = piece_from(space, host, next)
+            && goes_on_with(&all, &more)
+        {
+            let more = front(more, room - all.range.pages())?;
+            let pages = all.range.pages() + more.range.pages();
+            all.range = IovaRange::new(all.range.start(), pages).ok()?;
+            all.last = more.last;
+        }
+        cursor.pass(all.range, !all.last);
+        Some((domain, all))
+    }
+
+    /// The first piece from `cursor` on, and where it is. Moves the cursor to its
+    /// domain, and over what is left out.
+    fn next_piece(
+        &self,
+        space: &impl DmaSpace,
+        cursor: &mut Cursor,
+    ) -> Option<(u32, DomainId, Piece)> {
         loop {
             let (domain, host) = self.endpoints.host_at(cursor.domain)?;
-            let from = match cursor.is_inside {
-                true => cursor.from,
-                false => Some(0),
-            };
-            let Some(region) = from.and_then(|from| next_region(host, Iova::new(from), space))
-            else {
-                *cursor = Cursor {
-                    domain: cursor.domain + 1,
-                    ..Cursor::default()
-                };
+            let Some(piece) = piece_from(space, host, Iova::new(cursor.from)) else {
+                cursor.pass_domain();
                 continue;
             };
-            let last = region.range.last_page();
-            cursor.from = last.checked_add(PAGE_SIZE).map(Iova::raw);
-            cursor.is_inside = true;
-            if !self.is_unfinished(host, &region) {
-                return Some((domain, region));
+            match self.left_out(host, piece.range.start()) {
+                Some(range) => cursor.pass(range, false),
+                None => return Some((domain, host, piece)),
             }
         }
     }
 
-    /// Whether a region is what the job in hand has made so far. Behind that may be
-    /// mappings from before, which the job has yet to run into.
-    fn is_unfinished(&self, host: DomainId, region: &Region) -> bool {
-        let at = region.range.start();
-        match self.job.map(|job| job.task) {
-            Some(Task::Map {
-                host: in_host,
-                region: made,
+    /// The pages around `at` that do not go along: what is not complete, and what the
+    /// guest was told is gone, which a sabotage holds back.
+    fn left_out(&self, host: DomainId, at: Iova) -> Option<IovaRange> {
+        let held_back = self.held_back.held().filter(|held| held.0 == host);
+        let ranges = [self.unfinished(host), held_back.map(|held| held.1)];
+        let mut ranges = ranges.into_iter().flatten();
+        ranges.find(|range| range.contains(at))
+    }
+
+    /// What the job in hand has made so far in a domain, of a mapping that is not
+    /// complete. Behind that may be mappings from before, which the job has yet to run
+    /// into.
+    fn unfinished(&self, host: DomainId) -> Option<IovaRange> {
+        let (in_host, made) = match self.job?.task {
+            Task::Map {
+                host,
+                mapping,
                 rest,
-            }) => host == in_host && made.range.contains(at) && at < rest.start(),
-            Some(Task::Undo {
-                host: in_host,
-                region: made,
-            }) => host == in_host && made.range.contains(at),
-            _ => false,
-        }
+            } => (host, before(mapping.range, rest)?),
+            Task::Undo { host, made } => (host, made),
+            _ => return None,
+        };
+        (in_host == host).then_some(made)
     }
 }
 
 impl Record {
-    fn region(&self, width: u8) -> Option<Region> {
-        let access = match self.access.get() {
-            1 => Access::Read,
-            2 => Access::Write,
-            3 => Access::ReadWrite,
-            _ => return None,
-        };
+    fn of(domain: u32, piece: &Piece) -> Self {
+        let mut flags = Flags::empty();
+        flags.set(Flags::READ, piece.access.reads());
+        flags.set(Flags::WRITE, piece.access.writes());
+        flags.set(Flags::FIRST, piece.first);
+        flags.set(Flags::LAST, piece.last);
+        Self {
+            domain: domain.into(),
+            flags: flags.bits().into(),
+            start: piece.range.start().raw().into(),
+            pages: piece.range.pages().into(),
+            gfn: piece.gfn.number().into(),
+        }
+    }
+
+    fn piece(&self, width: u8) -> Option<Piece> {
+        let flags = Flags::from_bits(self.flags.get())?;
+        let access = Access::new(flags.contains(Flags::READ), flags.contains(Flags::WRITE))?;
         let range = IovaRange::new(Iova::new(self.start.get()), self.pages.get()).ok()?;
         let (first, last) = (range.start().raw(), range.last_page().raw());
         let is_doorbell = first <= *DOORBELL.end() && last >= *DOORBELL.start();
-        (last <= last_input(width) && !is_doorbell).then_some(Region {
+        (last <= last_input(width) && !is_doorbell).then_some(Piece {
             range,
             gfn: Gfn::new(self.gfn.get()),
             access,
+            first: flags.contains(Flags::FIRST),
+            last: flags.contains(Flags::LAST),
         })
     }
 }
 
-/// The first mapping at `from` or behind it: the pieces up to the one that ends it.
-fn next_region(host: DomainId, from: Iova, space: &impl DmaSpace) -> Option<Region> {
-    let mut piece = space.next_piece(host, from)?;
-    let (start, gfn, access) = (piece.range.start(), piece.gfn, piece.access);
-    let mut pages = piece.range.pages();
-    while !piece.last {
-        let next = piece.range.last_page().checked_add(PAGE_SIZE)?;
-        // A mapping that is being unmapped may have lost its end.
-        match space.next_piece(host, next) {
-            Some(more) if more.range.start() == next && !more.first => piece = more,
-            _ => break,
-        }
-        pages += piece.range.pages();
-    }
-    let range = IovaRange::new(start, pages).ok()?;
-    Some(Region { range, gfn, access })
+/// The first piece from `from` on, without what lies before.
+fn piece_from(space: &impl DmaSpace, host: DomainId, from: Iova) -> Option<Piece> {
+    let piece = space.next_piece(host, from)?;
+    let skipped = from.raw().saturating_sub(piece.range.start().raw()) / PAGE_SIZE;
+    let start = Iova::new(piece.range.start().raw().max(from.raw()));
+    piece.part(IovaRange::new(start, piece.range.pages() - skipped).ok()?)
+}
+
+/// The first pages of a piece, as many as there is room for.
+fn front(piece: Piece, room: u64) -> Option<Piece> {
+    let pages = piece.range.pages().min(room);
+    piece.part(IovaRange::new(piece.range.start(), pages).ok()?)
+}
+
+/// Whether a mapping that has not ended with `piece` goes on with `next`.
+fn goes_on_with(piece: &Piece, next: &Piece) -> bool {
+    let end = piece.range.last_page().checked_add(PAGE_SIZE);
+    let gfn = piece.gfn.number().checked_add(piece.range.pages());
+    end == Some(next.range.start())
+        && gfn == Some(next.gfn.number())
+        && piece.access == next.access
+        && !next.first
 }

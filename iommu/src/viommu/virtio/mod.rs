@@ -20,13 +20,13 @@
 //!
 //! - `registers`, `config`, `features`: what MMIO reads and writes.
 //! - `ring`: a virtqueue. `request`, `property`, `fault`: what goes through it.
-//! - `plan`: checking a request. `work`, `endpoints`: carrying it out.
+//! - `plan`: checking a request. `work`, `endpoints`, `portion`: carrying it out.
 //! - `state`, `mappings`: save and restore.
 //!
 //! # Bounds
-//! A request takes as many steps as it covers tables of the host's, so a map of
-//! all memory or an unmap of the whole address space holds up its own guest and
-//! nobody else. Mappings take no memory but the host's tables and counters; one
+//! A request takes as many steps as it covers tables of the host's, in as few calls
+//! as a turn's steps allow (`portion`), so a map of all memory or an unmap of the whole
+//! address space holds up its own guest and nobody else. Mappings take no memory but the host's tables and counters; one
 //! that does not fit is refused with NOMEM, and whatever was made of it before is
 //! taken back.
 
@@ -36,6 +36,7 @@ mod fault;
 mod features;
 mod mappings;
 mod plan;
+mod portion;
 mod property;
 mod registers;
 mod request;
@@ -51,7 +52,7 @@ pub use state::{STATE_VERSION, VirtioState};
 
 use super::steps::Stepwise;
 use super::{Msi, Passthroughs, Service, StateError, Viommu};
-use crate::space::{DmaSpace, SpaceError};
+use crate::space::{DmaSpace, Piece, SpaceError};
 use crate::unit::{DomainId, SourceId};
 use crate::{Iova, IovaRange};
 use endpoints::Endpoints;
@@ -87,6 +88,9 @@ pub struct VirtioIommu {
     chain: Option<Chain>,
     /// Every endpoint has been sent somewhere since the unit began or was restored.
     started: bool,
+    /// The mapping, with its domain, of which the last piece that was restored is not
+    /// the end.
+    torn: Option<(u32, Piece)>,
     /// Faults that the guest was not told of, for want of a buffer.
     dropped_faults: u64,
     /// See [`hv_core::sabotage::Sabotage::UnmapOrder`].
@@ -104,6 +108,7 @@ impl VirtioIommu {
             job: None,
             chain: None,
             started: false,
+            torn: None,
             dropped_faults: 0,
             held_back: HeldBack::NOTHING,
         }
@@ -202,6 +207,7 @@ impl Viommu for VirtioIommu {
         self.job = None;
         self.chain = None;
         self.started = false;
+        self.torn = None;
         self.held_back = HeldBack::NOTHING;
         Ok(())
     }

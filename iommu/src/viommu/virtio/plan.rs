@@ -10,7 +10,7 @@ use super::endpoints::{Change, Membership};
 use super::property::DOORBELL;
 use super::request::{Request, Status};
 use super::work::Task;
-use crate::space::{Access, DmaSpace, Region};
+use crate::space::{Access, DmaSpace, Piece};
 use crate::unit::DomainId;
 use crate::{Iova, IovaRange};
 use hv_core::memory::{GuestMemory, PhysMemory};
@@ -58,9 +58,12 @@ impl VirtioIommu {
                 access,
             } => {
                 let host = self.host_of(domain)?;
-                let region = self.region(guest, first..=last, physical, access)?;
-                let rest = region.range;
-                Ok(Task::Map { host, region, rest })
+                let mapping = self.mapping(guest, first..=last, physical, access)?;
+                Ok(Task::Map {
+                    host,
+                    mapping,
+                    rest: mapping.range,
+                })
             }
             Request::Unmap {
                 domain,
@@ -92,13 +95,13 @@ impl VirtioIommu {
     }
 
     /// What MAP asks for, as far as that can be told without the domain.
-    fn region<M: PhysMemory>(
+    fn mapping<M: PhysMemory>(
         &self,
         guest: &GuestMemory<'_, M>,
         input: core::ops::RangeInclusive<u64>,
         physical: u64,
         access: Access,
-    ) -> Result<Region, Status> {
+    ) -> Result<Piece, Status> {
         let (first, last) = input.into_inner();
         let ends = last.wrapping_add(1);
         if [first, ends, physical]
@@ -122,7 +125,13 @@ impl VirtioIommu {
             return Err(Status::Fault);
         }
         let range = IovaRange::new(Iova::new(first), pages).map_err(|_| Status::Range)?;
-        Ok(Region { range, gfn, access })
+        Ok(Piece {
+            range,
+            gfn,
+            access,
+            first: true,
+            last: true,
+        })
     }
 }
 

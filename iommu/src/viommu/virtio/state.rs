@@ -13,8 +13,8 @@ use crate::viommu::{MAX_DEVICES, StateError};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// The layout's version.
-pub const STATE_VERSION: u32 = 1;
+/// The version of the layout, and of that of the mappings.
+pub const STATE_VERSION: u32 = 2;
 
 /// [`VirtioIommu`]'s state: little-endian, without padding, the same on all machines.
 #[derive(

@@ -5,14 +5,15 @@
 //! is dropped half way (save, restore) is found there again.
 
 use super::VirtioIommu;
-use super::endpoints::{Change, Settled, empty_some, rest_of, step_of};
+use super::endpoints::{Change, Settled};
+use super::portion::{before, map_front, unmap_front};
 use super::property::{PROBE_SIZE, properties};
 use super::registers::{Interrupt, REQUESTS};
 use super::request::{MAX_REQUEST, Refusal, Request, Status};
 use super::ring::{Broken, Chain};
 use crate::IovaRange;
 use crate::layer::MapError;
-use crate::space::{DmaSpace, Region, SpaceError};
+use crate::space::{DmaSpace, Piece, SpaceError};
 use crate::unit::{DomainId, UnitError};
 use crate::viommu::steps::{Progress, Stepwise};
 use hv_core::memory::{GuestMemory, PhysMemory};
@@ -26,11 +27,11 @@ pub(super) enum Task {
     /// `rest` of a mapping is still to be made.
     Map {
         host: DomainId,
-        region: Region,
+        mapping: Piece,
         rest: IovaRange,
     },
-    /// A mapping that could not be made as a whole is taken back.
-    Undo { host: DomainId, region: Region },
+    /// What was made of a mapping that could not be made as a whole is taken back.
+    Undo { host: DomainId, made: IovaRange },
     /// All mappings in a range are taken away.
     Unmap { host: DomainId, range: IovaRange },
     /// Nothing but the answer is left.
@@ -99,14 +100,13 @@ impl Stepwise for VirtioIommu {
         job: Job,
         _: &GuestMemory<'_, M>,
         space: &mut impl DmaSpace,
+        left: &mut u32,
     ) -> Result<Progress<Job>, SpaceError> {
         let go_on = |task| Ok(Progress::More(Job { task, ..job }));
         match job.task {
             Task::Settle(change) => {
-                match self
-                    .endpoints
-                    .settle(change, self.registers.bypass, space)?
-                {
+                let bypass = self.registers.bypass;
+                match self.endpoints.settle(change, bypass, space, left)? {
                     Settled::Yes => Ok(Progress::Done(job)),
                     Settled::NotYet => go_on(job.task),
                     // Back to how it was.
@@ -116,26 +116,32 @@ impl Stepwise for VirtioIommu {
                     })),
                 }
             }
-            Task::Map { host, region, rest } => {
-                let part = step_of(rest);
-                match space.map_part(host, &region, part) {
-                    Ok(()) => match rest_of(rest, part) {
-                        Some(rest) => go_on(Task::Map { host, region, rest }),
-                        None => Ok(Progress::Done(job)),
+            Task::Map {
+                host,
+                mapping,
+                rest,
+            } => match map_front(host, &mapping, rest, space, left) {
+                Ok(Some(rest)) => go_on(Task::Map {
+                    host,
+                    mapping,
+                    rest,
+                }),
+                Ok(None) => Ok(Progress::Done(job)),
+                Err(error) => Ok(Progress::More(Job {
+                    task: match before(mapping.range, rest) {
+                        Some(made) => Task::Undo { host, made },
+                        None => Task::Answer,
                     },
-                    Err(error) => Ok(Progress::More(Job {
-                        task: undo(host, region, rest),
-                        status: status_of_map(error)?,
-                    })),
-                }
-            }
-            Task::Undo { host, region } => match empty_some(host, region.range, space)? {
-                true => go_on(job.task),
-                false => Ok(Progress::Done(job)),
+                    status: status_of_map(error)?,
+                })),
             },
-            Task::Unmap { host, range } => match empty_some(host, range, space)? {
-                true => go_on(job.task),
-                false => Ok(Progress::Done(job)),
+            Task::Undo { host, made } => match unmap_front(host, made, space, left)? {
+                Some(made) => go_on(Task::Undo { host, made }),
+                None => Ok(Progress::Done(job)),
+            },
+            Task::Unmap { host, range } => match unmap_front(host, range, space, left)? {
+                Some(range) => go_on(Task::Unmap { host, range }),
+                None => Ok(Progress::Done(job)),
             },
             Task::Answer => Ok(Progress::Done(job)),
         }
@@ -297,21 +303,10 @@ fn reply<M: PhysMemory>(
     }
 }
 
-/// The task that takes back what was mapped of `region` before `rest`.
-fn undo(host: DomainId, region: Region, rest: IovaRange) -> Task {
-    match IovaRange::new(region.range.start(), region.range.pages() - rest.pages()) {
-        Ok(range) => Task::Undo {
-            host,
-            region: Region { range, ..region },
-        },
-        Err(_) => Task::Answer,
-    }
-}
-
 fn status_of_unit(error: UnitError) -> Status {
     match error {
         UnitError::OutOfMemory => Status::NoMemory,
-        UnitError::OutOfRange | UnitError::NoAnswer => Status::DevErr,
+        UnitError::OutOfRange | UnitError::NoAnswer | UnitError::DeviceTlb => Status::DevErr,
     }
 }
 

@@ -69,6 +69,7 @@ pub(super) const fn extended_capabilities(remaps_interrupts: bool) -> ExtendedCa
         queued_invalidation: true,
         // Passing on invalidations to devices' own TLBs is not done.
         device_tlb: false,
+        device_tlb_throttling: false,
         // As the guest's owner wants it: some kernels go without.
         interrupt_remapping: remaps_interrupts,
         // Entries are decoded with all 32 bits in any case; without this a kernel

@@ -155,6 +155,7 @@ impl Stepwise for VtdViommu {
         job: Job,
         guest: &GuestMemory<'_, M>,
         space: &mut impl DmaSpace,
+        _: &mut u32,
     ) -> Result<Progress<Job>, SpaceError> {
         let next = self.next_task(job.task, guest, space)?;
         Ok(match next {

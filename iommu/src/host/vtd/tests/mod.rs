@@ -1,3 +1,4 @@
+mod device_tlbs;
 mod interrupts;
 mod scalable;
 
@@ -110,7 +111,7 @@ fn a_unit_that_cannot_keep_the_promises_is_refused() {
         refusal
     };
     let none = Some(StartError::NoUnit(u32::MAX));
-    assert_eq!(refusal(|unit| unit.version = u32::MAX), none);
+    assert_eq!(refusal(|unit| unit.version_register = u32::MAX), none);
     let drain = Some(StartError::NoDrain);
     assert_eq!(
         refusal(|unit| unit.capabilities.drain_writes = false),
