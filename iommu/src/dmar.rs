@@ -12,6 +12,7 @@
 //! to the device scopes, so that reading on cannot fail.
 
 use crate::acpi_table::{self, TableError, bytes_at, u16_at, u64_at};
+use crate::reserved::ReservedRegion;
 use crate::unit::SourceId;
 use bitflags::bitflags;
 use hv_core::platform::ioapic;
@@ -121,6 +122,24 @@ impl<'t> Dmar<'t> {
                 .find(|unit| unit.include_all)
                 .filter(|_| !may_be_named_by_bridge())
         })
+    }
+
+    /// The first memory that firmware has `device`, of a PCI segment, go on reaching:
+    /// with any it cannot be passed through. A region that is named for a bridge counts
+    /// for every device that could lie behind it.
+    pub fn reserved_for(&self, segment: u16, device: SourceId) -> Option<ReservedRegion> {
+        let may_be = |scope: DeviceScope<'_>| match scope.endpoint() {
+            Some(endpoint) => endpoint == device,
+            // No bridge leads to bus 0.
+            None => scope.is_pci() && device.bus() != 0,
+        };
+        self.reserved_regions()
+            .filter(|region| region.segment == segment)
+            .find(|region| region.scopes().any(may_be))
+            .map(|region| ReservedRegion {
+                first: region.base,
+                last: region.limit,
+            })
     }
 
     /// Memory that firmware lets some devices use behind the system's back. Such a

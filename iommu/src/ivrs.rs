@@ -16,6 +16,7 @@
 //! to the device entries, so that reading on cannot fail.
 
 use crate::acpi_table::{self, TableError, u16_at, u64_at};
+use crate::reserved::ReservedRegion;
 use crate::unit::SourceId;
 use bitflags::bitflags;
 use hv_core::Hpa;
@@ -100,6 +101,22 @@ impl<'t> Ivrs<'t> {
                 .filter_map(Ivhd::read)
                 .any(|other| other.is_same_unit(unit) && other.kind > unit.kind)
         })
+    }
+
+    /// The first memory that firmware has `device` go on reaching: with any it cannot be
+    /// passed through.
+    pub fn reserved_for(&self, device: SourceId) -> Option<ReservedRegion> {
+        self.reserved_regions()
+            .find(|region| (region.first.raw()..=region.last.raw()).contains(&device.raw()))
+            .map(|region| ReservedRegion {
+                first: region.base,
+                last: Hpa::new(
+                    region
+                        .base
+                        .raw()
+                        .saturating_add(region.bytes.saturating_sub(1)),
+                ),
+            })
     }
 
     /// Memory that firmware lets some devices use behind the system's back, or

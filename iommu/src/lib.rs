@@ -33,6 +33,7 @@ pub mod layer;
 pub mod loan;
 pub mod page_block;
 pub mod pins;
+pub mod reserved;
 pub mod space;
 pub mod tables;
 mod tracking;

@@ -3,6 +3,7 @@
 use hv_core::{Gpa, Hpa};
 use iommu::acpi_table::TableError;
 use iommu::dmar::{DeviceScope, Dmar, DmarError, DmarFlags, GuestUnit};
+use iommu::reserved::ReservedRegion;
 use iommu::unit::SourceId;
 use proptest::prelude::*;
 
@@ -207,4 +208,30 @@ fn a_device_that_may_lie_behind_a_named_bridge_has_no_unit() {
         assert_eq!(base(behind), is_found.then_some(for_the_rest));
         assert_eq!(base(on_bus_0), Some(for_the_rest));
     }
+}
+
+#[test]
+fn reserved_memory_is_found_for_each_device_that_may_use_it() {
+    let endpoint = [1, 8, 0, 0, 0, 0, 2, 0];
+    let behind_bridge = [1, 10, 0, 0, 0, 0, 0x1c, 0, 0, 0];
+    let ioapic = [3, 8, 0, 0, 9, 0xf0, 0x1f, 7];
+    let named = SourceId::new(0x0010);
+    let region = Some(ReservedRegion {
+        first: Hpa::new(0x7000),
+        last: Hpa::new(0x8fff),
+    });
+    let bytes = table(&rmrr(0x7000, 0x8fff, &[&ioapic[..], &endpoint].concat()));
+    let dmar = Dmar::parse(&bytes).unwrap();
+    assert_eq!(dmar.reserved_for(0, named), region);
+    for (segment, device) in [(1, 0x0010), (0, 0x0011), (0, 0x0110), (0, 0xf0ff)] {
+        assert_eq!(dmar.reserved_for(segment, SourceId::new(device)), None);
+    }
+    let bytes = table(&rmrr(0x7000, 0x8fff, &behind_bridge));
+    let dmar = Dmar::parse(&bytes).unwrap();
+    assert_eq!(
+        dmar.reserved_for(0, named),
+        None,
+        "bus 0 is behind no bridge"
+    );
+    assert_eq!(dmar.reserved_for(0, SourceId::new(0x0110)), region);
 }

@@ -169,6 +169,28 @@ fn reserved_memory_is_found_with_its_devices() {
 }
 
 #[test]
+fn reserved_memory_is_found_for_each_device_that_may_use_it() {
+    let one = ivmd(0x21, 0x18, 0, 0x2000, 0x2000);
+    let range = ivmd(0x22, 0x20, 0x2f, u64::MAX - 0xfff, 0x3000);
+    let bytes = table(&[one, range].concat());
+    let ivrs = Ivrs::parse(&bytes).unwrap();
+    let found = |device| {
+        let region = ivrs.reserved_for(SourceId::new(device))?;
+        Some((region.first.raw(), region.last.raw()))
+    };
+    assert_eq!(found(0x18), Some((0x2000, 0x3fff)));
+    for device in [0x20, 0x2f] {
+        assert_eq!(found(device), Some((u64::MAX - 0xfff, u64::MAX)));
+    }
+    for device in [0, 0x17, 0x19, 0x30] {
+        assert_eq!(found(device), None);
+    }
+    let bytes = table(&ivmd(0x20, 0, 0, 0x1000, 0));
+    let ivrs = Ivrs::parse(&bytes).unwrap();
+    assert!(ivrs.reserved_for(SourceId::new(0x1234)).is_some());
+}
+
+#[test]
 fn wrong_headers_are_told_apart() {
     let good = table(&ivhd(0x10, 2, 0x1000, &[]));
     let error = |bytes: &[u8]| Ivrs::parse(bytes).err();

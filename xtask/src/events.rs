@@ -76,6 +76,11 @@ pub enum Event {
         /// How many since the event before.
         count: u64,
     },
+    /// The guest mapped pages for its device that the hypervisor refused.
+    RefusedMapping {
+        /// How many since the event before.
+        count: u64,
+    },
     /// The remapping hardware refused interrupt requests.
     InterruptFault {
         /// How many since the event before.
@@ -88,6 +93,11 @@ pub enum Event {
     },
     /// How often the guest exited since the event before, by reason.
     Exits(Period),
+    /// The passthrough device was taken from whoever had it.
+    DeviceReset {
+        /// Whether the function could be reset, and was.
+        done: bool,
+    },
     /// The guest has ended.
     GuestExit {
         /// 0 if the guest is content.
@@ -216,6 +226,10 @@ mod tests {
             (r#"{"event":"resumed"}"#, Event::Resumed),
             (r#"{"event":"cue"}"#, Event::Cue),
             (
+                r#"{"event":"device-reset","done":true}"#,
+                Event::DeviceReset { done: true },
+            ),
+            (
                 r#"{"event":"mismatch","gfn":291}"#,
                 Event::Mismatch { gfn: 291 },
             ),
@@ -224,19 +238,23 @@ mod tests {
                 Event::DmaFault { count: 2 },
             ),
             (
+                r#"{"event":"guest-exit","status":0,"way":"power-off"}"#,
+                Event::GuestExit {
+                    status: 0,
+                    way: "power-off".into(),
+                },
+            ),
+            (
+                r#"{"event":"refused-mapping","count":3}"#,
+                Event::RefusedMapping { count: 3 },
+            ),
+            (
                 r#"{"event":"interrupt-fault","count":1}"#,
                 Event::InterruptFault { count: 1 },
             ),
             (
                 r#"{"event":"stray-interrupt","vector":119}"#,
                 Event::StrayInterrupt { vector: 119 },
-            ),
-            (
-                r#"{"event":"guest-exit","status":0,"way":"power-off"}"#,
-                Event::GuestExit {
-                    status: 0,
-                    way: "power-off".into(),
-                },
             ),
         ] {
             assert_eq!(parse(line).unwrap(), expected);

@@ -10,6 +10,9 @@ use std::fmt;
 pub struct Period {
     /// How long it was, in microseconds.
     pub us: u64,
+    /// How many commands the guest gave its disk.
+    #[serde(default)]
+    pub commands: u64,
     /// Exits by reason.
     #[serde(flatten)]
     pub counts: BTreeMap<String, u64>,
@@ -21,14 +24,21 @@ pub struct Period {
 #[serde(transparent)]
 pub struct Rates(BTreeMap<String, u64>);
 
+/// Exits for each command to the disk, by reason.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Shares(BTreeMap<String, f64>);
+
 /// The rates of a whole run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ExitRates {
     /// Over all periods of both machines.
     pub run: Rates,
     /// In the period with the fewest exits: those of a guest that waits, if the guest
     /// ever did.
     pub idle: Rates,
+    /// In the periods in which the disk was busy; `None` if it never was.
+    pub command: Option<Shares>,
 }
 
 impl ExitRates {
@@ -36,7 +46,14 @@ impl ExitRates {
     pub fn of<'p>(periods: impl IntoIterator<Item = &'p Period>) -> Option<Self> {
         let mut all = Period::default();
         let mut quietest: Option<&Period> = None;
+        let periods: Vec<&Period> = periods.into_iter().collect();
+        let most = periods.iter().map(|period| period.commands).max();
+        let mut busy = Period::default();
         for period in periods {
+            // One in which the load began or ended has much else in it.
+            if period.commands * 4 >= most.unwrap_or_default() * 3 {
+                busy.add(period);
+            }
             all.add(period);
             if quietest.is_none_or(|least| period.rate() < least.rate()) {
                 quietest = Some(period);
@@ -45,6 +62,7 @@ impl ExitRates {
         Some(Self {
             run: Rates::of(&all),
             idle: Rates::of(quietest?),
+            command: Shares::of(&busy),
         })
     }
 }
@@ -64,6 +82,36 @@ impl Rates {
     }
 }
 
+impl Shares {
+    fn of(period: &Period) -> Option<Self> {
+        let share = |(reason, count): (&String, &u64)| {
+            // Two places.
+            let hundredths = (*count * 100).checked_div(period.commands)?;
+            (hundredths > 0).then(|| (reason.clone(), hundredths as f64 / 100.0))
+        };
+        let shares = period.counts.iter().filter_map(share).collect();
+        (period.commands > 0).then_some(Self(shares))
+    }
+
+    /// Of all reasons.
+    pub fn total(&self) -> f64 {
+        self.0.values().sum()
+    }
+}
+
+/// The reasons, the most frequent first.
+impl fmt::Display for Shares {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut reasons: Vec<_> = self.0.iter().collect();
+        reasons.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+        let words: Vec<String> = reasons
+            .iter()
+            .map(|(reason, share)| format!("{reason} {share:.2}"))
+            .collect();
+        f.write_str(&words.join(", "))
+    }
+}
+
 /// The reasons, the most frequent first.
 impl fmt::Display for Rates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,6 +128,7 @@ impl fmt::Display for Rates {
 impl Period {
     fn add(&mut self, other: &Self) {
         self.us = self.us.saturating_add(other.us);
+        self.commands = self.commands.saturating_add(other.commands);
         for (reason, count) in &other.counts {
             let sum = self.counts.entry(reason.clone()).or_default();
             *sum = sum.saturating_add(*count);
@@ -115,5 +164,18 @@ mod tests {
         assert_eq!(rates.run.total(), 302);
         assert_eq!(rates.idle.to_string(), "cpuid 1");
         assert_eq!(ExitRates::of([]), None);
+    }
+
+    #[test]
+    fn exits_for_a_command_are_those_of_seconds_in_which_the_disk_is_busy() {
+        let periods = [
+            period(r#"{"us":1000000,"commands":0,"port":90000}"#),
+            period(r#"{"us":1000000,"commands":1000,"iommu":4000,"cpuid":3}"#),
+            period(r#"{"us":1000000,"commands":1000,"iommu":5000,"device":2500}"#),
+        ];
+        let shares = ExitRates::of(&periods).unwrap().command.unwrap();
+        assert_eq!(shares.to_string(), "iommu 4.50, device 1.25");
+        assert!((shares.total() - 5.75).abs() < 1e-9);
+        assert_eq!(ExitRates::of(&periods[..1]).unwrap().command, None);
     }
 }

@@ -218,22 +218,24 @@ impl Drop for Machine {
     }
 }
 
-fn command_line(config: &Config<'_>, files: &Files) -> Command {
-    let mut command = Command::new(config.qemu);
+/// A machine with so many processors and nothing else. Virtual nanoseconds are guest
+/// instructions: a run with one seed repeats. For a person (`in_real_time`), time that
+/// the machine sleeps passes as it does for them.
+pub(crate) fn bare(qemu: &Path, vcpus: u32, in_real_time: bool) -> Command {
+    let mut command = Command::new(qemu);
     command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
     command.args(["-no-reboot", "-machine", "q35", "-accel", "tcg"]);
     command.args(["-cpu", "EPYC-v4,+svm,+npt,+x2apic"]);
-    command.args(["-smp", &config.vcpus.to_string()]);
-    // Virtual nanoseconds are guest instructions: a run with one seed repeats. For a
-    // person, time that the machine sleeps passes as it does for them.
-    let sleep = if config.sockets.is_some() {
-        "on"
-    } else {
-        "off"
-    };
+    command.args(["-smp", &vcpus.to_string()]);
+    let sleep = if in_real_time { "on" } else { "off" };
     command.args(["-icount", &format!("shift=0,sleep={sleep}")]);
     // The time of day passes like every other time.
     command.args(["-rtc", "clock=vm"]);
+    command
+}
+
+fn command_line(config: &Config<'_>, files: &Files) -> Command {
+    let mut command = bare(config.qemu, config.vcpus, config.sockets.is_some());
     if let (Some(port), Role::Source) = (config.gdb, config.role) {
         command.args(["-S", "-gdb", &format!("tcp:127.0.0.1:{port}")]);
     }

@@ -89,6 +89,10 @@ pub struct Observation {
     pub resumed: bool,
     /// Faults that the remapping hardware recorded.
     pub dma_faults: u64,
+    /// How often the device was reset on behalf of the guest.
+    pub device_resets: u64,
+    /// Pages that the guest mapped for its device here and that were refused.
+    pub mappings_refused: u64,
     /// Interrupt requests that the remapping hardware refused.
     pub interrupt_faults: u64,
     /// The vectors of interrupts that reached the hypervisor though nobody was granted
@@ -143,6 +147,9 @@ impl Observation {
             Event::Mismatch { gfn } => self.mismatches.push(gfn),
             Event::Resumed => self.resumed = true,
             Event::DmaFault { count } => self.dma_faults = self.dma_faults.saturating_add(count),
+            Event::RefusedMapping { count } => {
+                self.mappings_refused = self.mappings_refused.saturating_add(count);
+            }
             Event::InterruptFault { count } => {
                 self.interrupt_faults = self.interrupt_faults.saturating_add(count);
             }
@@ -152,6 +159,7 @@ impl Observation {
                 self.guest_exit = Some(status);
                 self.guest_exit_way = way;
             }
+            Event::DeviceReset { done } => self.device_resets += u64::from(done),
             Event::Cue | Event::Unknown => {}
         }
     }

@@ -79,6 +79,8 @@ fn describe(event: &Event) -> Option<String> {
         // One line each would be noise; their number is in the table.
         Event::Iommu { .. }
         | Event::DmaFault { .. }
+        | Event::DeviceReset { .. }
+        | Event::RefusedMapping { .. }
         | Event::InterruptFault { .. }
         | Event::StrayInterrupt { .. }
         | Event::Exits(_)

@@ -222,8 +222,12 @@ impl Platform {
     }
 
     /// Reads `width` bytes of device registers in memory for CPU `cpu`: all ones where
-    /// there are none. Only configuration space is read but 32 bits at a time.
+    /// there are none. Configuration space is read in up to 32 bits and MSI-X
+    /// structures in 64 as well; everything else in 32.
     pub fn read_memory(&mut self, cpu: usize, gpa: Gpa, width: u8, now: Time) -> u64 {
+        if width == 8 {
+            return self.read_memory_wide(gpa).unwrap_or(u64::MAX);
+        }
         let value = match self.window(cpu, gpa) {
             Some((Window::Pci, offset)) if width <= 4 => Some(self.pci.read_window(offset, width)),
             _ if width != 4 => None,
@@ -241,9 +245,14 @@ impl Platform {
         cpu: usize,
         gpa: Gpa,
         width: u8,
-        value: u32,
+        value: u64,
         now: Time,
     ) -> IoEffect {
+        if width == 8 {
+            self.write_memory_wide(gpa, value);
+            return IoEffect::None;
+        }
+        let value = value as u32;
         match self.window(cpu, gpa) {
             Some((Window::Pci, offset)) => {
                 let has_changed = self.pci.write_window(offset, width, value);
@@ -276,6 +285,25 @@ impl Platform {
         }
         self.deliver_due();
         IoEffect::PciChanged
+    }
+
+    /// Reads 8 bytes of device registers in memory: `None` unless they are MSI-X
+    /// structures, the only ones that may be read so (PCI Local Bus Specification 3.0,
+    /// section 6.8.2), and aligned.
+    fn read_memory_wide(&self, gpa: Gpa) -> Option<u64> {
+        let [low, high] = halves(gpa)?.map(|half| self.pci.read_memory(half));
+        Some(u64::from(high?) << 32 | u64::from(low?))
+    }
+
+    /// Writes likewise. The upper half goes last: it has a vector's mask.
+    fn write_memory_wide(&mut self, gpa: Gpa, value: u64) {
+        let Some([low, high]) = halves(gpa) else {
+            return;
+        };
+        let is_there = self.pci.write_memory(low, value as u32);
+        if is_there && self.pci.write_memory(high, (value >> 32) as u32) {
+            self.deliver_due();
+        }
     }
 
     /// A passthrough device signals one of its vectors: [`PciBus::signal`].
@@ -393,6 +421,12 @@ enum Window {
     Apic,
     IoApic,
     Pci,
+}
+
+/// Where the two halves of 8 aligned bytes are.
+fn halves(gpa: Gpa) -> Option<[Gpa; 2]> {
+    let high = Gpa::new(gpa.raw() | 4);
+    gpa.raw().is_multiple_of(8).then_some([gpa, high])
 }
 
 fn width_mask(width: u8) -> u32 {

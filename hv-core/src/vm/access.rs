@@ -119,8 +119,7 @@ impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
             }
             None => {
                 let now = self.now();
-                self.platform
-                    .write_memory(cpu, gpa, width, value as u32, now)
+                self.platform.write_memory(cpu, gpa, width, value, now)
             }
         }
     }

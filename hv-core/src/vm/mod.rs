@@ -51,6 +51,7 @@ use crate::platform::Platform;
 use crate::platform::apic::{Message, Msi};
 use crate::platform::processors::MAX_CPUS;
 use crate::platform::time::Time;
+use crate::vcpu::gpr::RCX;
 use crate::vcpu::{Entry, Exit, Pending, Vcpu, VcpuState};
 use heapless::Vec;
 
@@ -315,8 +316,9 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
 
     /// Does what the guest needs. `None`: let it run on.
     fn handle(&mut self, cpu: usize, exit: Exit, outside: &mut Outside<'_, '_>) -> Option<Event> {
-        self.exits.note(&exit);
-        let rip = self.cpus[cpu].state.rip;
+        let state = &self.cpus[cpu].state;
+        let (rip, msr) = (state.rip, state.gpr32(RCX));
+        self.exits.note(Reason::of(&exit, msr, outside.mmio));
         match exit {
             Exit::HostInterrupt => Some(Event::Interrupted),
             Exit::InterruptWindow => None,

@@ -1,5 +1,6 @@
 //! What the image and a guest's machine say to each other.
 
+use super::Reason;
 use crate::Gpa;
 use crate::platform::{GuestExit, IoEffect};
 
@@ -17,6 +18,8 @@ pub struct MmioRegion<'a> {
     pub gpa: Gpa,
     /// How many bytes there are.
     pub bytes: u64,
+    /// What accesses to it count as among the guest's exits.
+    pub counts_as: Reason,
     /// Who answers.
     pub device: &'a mut dyn MmioDevice,
 }

@@ -131,6 +131,15 @@ impl AnyViommu {
         }
     }
 
+    /// See [`VtdViommu::refused_pages`]. A virtio-iommu refuses none behind its guest's
+    /// back: each MAP is answered.
+    pub fn refused_pages(&self) -> u64 {
+        match self {
+            Self::Vtd(unit) => unit.refused_pages(),
+            Self::Virtio(_) => 0,
+        }
+    }
+
     /// See [`VtdViommu::translate`]. A model whose guest keeps no tables cannot tell.
     pub fn translate<M: PhysMemory>(
         &self,

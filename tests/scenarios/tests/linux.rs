@@ -40,7 +40,10 @@ fn moves_at_work(job: &Job) -> serde_json::Value {
 
 #[test]
 fn a_linux_guest_moves_while_it_uses_its_disk() {
-    let json = moves_at_work(&job("linux-disk"));
+    let json = moves_at_work(&Job {
+        compare_boot: true,
+        ..job("linux-disk")
+    });
     assert_eq!(json["result"], "pass");
     assert_eq!(json["scenario"], "linux-disk");
     for member in ["rounds", "downtime_us", "pages_dirty_unmap"] {
@@ -58,6 +61,11 @@ fn a_linux_guest_moves_while_it_uses_its_disk() {
         assert!(guest["io"][member].as_u64() > Some(0), "{member}: {json:#}");
     }
     assert!(guest["clock_behind_us"].is_i64(), "{json:#}");
+    assert!(guest["direct_init_ms"].as_u64() > Some(0), "{json:#}");
+    for reason in ["iommu", "device", "end-of-interrupt"] {
+        let share = &json["exits"]["command"][reason];
+        assert!(share.as_f64() > Some(0.5), "{reason}: {json:#}");
+    }
 }
 
 #[test]

@@ -55,6 +55,10 @@ pub(crate) struct Args {
     /// Bytes a second that the migration may send, in the machine's time
     #[arg(long, value_name = "SIZE", default_value = "48M")]
     max_bandwidth: Size,
+    /// Boot the same without a hypervisor as well, and compare; it fails if the guest's
+    /// kernel took more than 4 times as long to its init
+    #[arg(long)]
+    compare_boot: bool,
     /// Break one mechanism in a test build; the run must then fail
     #[arg(long, value_enum, value_name = "NAME")]
     sabotage: Option<Sabotage>,
@@ -88,6 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }),
         departure,
         max_bandwidth: Some(args.max_bandwidth),
+        compare_boot: args.compare_boot,
         sabotage: args.sabotage,
         timeout: args.timeout,
         ..Job::new("linux")

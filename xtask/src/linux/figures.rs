@@ -13,6 +13,8 @@ pub struct Figures {
     pub kernel: String,
     /// When init started.
     pub init_ms: Option<u64>,
+    /// The same of the same kernel without a hypervisor, if that was tried.
+    pub direct_init_ms: Option<u64>,
     /// When init ended.
     pub end_ms: Option<u64>,
     /// Ticks of init, one a second, before the guest moved.
@@ -34,12 +36,13 @@ pub struct Figures {
 
 impl Figures {
     /// Sums up what the guest said, if its kernel was started at all.
-    pub fn new(outcome: &Outcome, console: &Console) -> Option<Self> {
+    pub fn new(outcome: &Outcome, console: &Console, direct: Option<&Console>) -> Option<Self> {
         let ms = |hundredths: Option<u64>| hundredths.map(|at| at.saturating_mul(10));
         let ticks = console.ticks.len() - console.ticks_on_source;
         Some(Self {
             kernel: console.kernel.clone()?,
             init_ms: ms(console.init),
+            direct_init_ms: ms(direct.and_then(|direct| direct.init)),
             end_ms: ms(console.end),
             ticks_on_source: console.ticks_on_source as u64,
             ticks_on_destination: ticks as u64,
@@ -51,6 +54,17 @@ impl Figures {
         })
     }
 
+    /// How many times as long booting took with the hypervisor.
+    fn boot_ratio(&self) -> String {
+        match self.init_ms.zip(self.direct_init_ms) {
+            Some((here, direct)) => format!(
+                "s; the guest takes {:.2} times as long",
+                here as f64 / direct as f64
+            ),
+            None => "not tried; --compare-boot does".into(),
+        }
+    }
+
     /// The rows of the table.
     pub(crate) fn rows(&self) -> Vec<Row> {
         let seconds = |ms: Option<u64>| match ms {
@@ -60,6 +74,11 @@ impl Figures {
         let mut rows = self.io.as_ref().map_or_else(Vec::new, io_rows);
         rows.extend([
             row("init started", seconds(self.init_ms), "s, guest's clock"),
+            row(
+                "  without hypervisor",
+                seconds(self.direct_init_ms),
+                self.boot_ratio(),
+            ),
             row("init ended", seconds(self.end_ms), "s, guest's clock"),
             row("clock source", &self.clock_source, ""),
             row(

@@ -1,6 +1,6 @@
 //! A run with a Linux guest, from what is asked for to what came of it.
 
-use super::{Console, Expect, Figures, Init, Sources, images, judge};
+use super::{Console, Expect, Figures, Init, Parts, Sources, direct, images, judge};
 use crate::events::Event;
 use crate::machine::Role;
 use crate::qemu;
@@ -53,6 +53,8 @@ pub struct Job {
     pub departure: Departure,
     /// The bytes a second the migration may send, in the machine's time; `None`: no limit.
     pub max_bandwidth: Option<Size>,
+    /// Also boot the same without a hypervisor, and compare.
+    pub compare_boot: bool,
     /// The mechanism to break.
     pub sabotage: Option<Sabotage>,
     /// How long all may take, on the wall clock.
@@ -96,6 +98,7 @@ impl Job {
             departure: Departure::AtWork,
             // So slow that the disk writes to hundreds of pages that were sent already.
             max_bandwidth: Some(Size::mib(48)),
+            compare_boot: false,
             sabotage: None,
             timeout: Span::seconds(240),
         }
@@ -108,17 +111,23 @@ impl Job {
     /// The run could not take place.
     pub fn execute(&self, watch: &mut dyn FnMut(Role, &Event)) -> Result<Done> {
         let qemu = qemu::find()?;
-        let images = images(&Sources {
+        let sources = Sources {
             init: Init::Account,
             breakable: self.sabotage.is_some(),
             ..self.sources.clone()
-        })?;
+        };
+        let images = images(&sources)?;
         let run = self.run();
         let outcome = run.execute_with(&qemu, &images, watch)?;
         let console = Console::read(&outcome, run.migrate_on.as_deref())?;
+        let direct = match self.compare_boot {
+            true => Some(direct::boot(&qemu, &run, &Parts::gather(&sources)?)?),
+            false => None,
+        };
         let verdict = judge(
             &outcome,
             &console,
+            direct.as_ref(),
             Expect {
                 migrates: self.departure != Departure::Never,
                 disk: self.load.is_some(),
@@ -127,7 +136,7 @@ impl Job {
             },
         );
         let report = Report {
-            guest: Figures::new(&outcome, &console),
+            guest: Figures::new(&outcome, &console, direct.as_ref()),
             ..Report::new(&run, &outcome, &verdict)
         };
         Ok(Done {

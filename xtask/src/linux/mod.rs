@@ -5,9 +5,11 @@
 //!  job       -> two machines, watched   console -> what the guest said
 //!                                       verdict -> whether that is well
 //!                                       figures -> and its figures
+//!  direct    -> one machine without a hypervisor, to compare with
 //! ```
 
 mod console;
+mod direct;
 mod figures;
 mod initramfs;
 mod job;
@@ -51,6 +53,38 @@ pub enum Init {
     Shell,
 }
 
+/// What boots.
+pub(crate) struct Parts {
+    /// A bzImage.
+    pub(crate) kernel: Vec<u8>,
+    /// A cpio archive.
+    pub(crate) initramfs: Vec<u8>,
+}
+
+impl Parts {
+    /// Fetches, builds or reads them.
+    pub(crate) fn gather(sources: &Sources) -> Result<Self> {
+        // Of a kernel that is given nothing is known but its image: it has the disk's
+        // driver built in, or comes with an initramfs that has it.
+        let debian = match &sources.kernel {
+            Some(_) => None,
+            None => Some(Kernel::fetch()?),
+        };
+        let kernel = match (&sources.kernel, &debian) {
+            (Some(path), _) => read(path)?,
+            (None, debian) => read(&debian.as_ref().context("no kernel")?.image())?,
+        };
+        let initramfs = match &sources.initramfs {
+            Some(path) => read(path)?,
+            None => {
+                let load = program::build("load")?;
+                initramfs::build(sources.init, &debian::busybox()?, &load, debian.as_ref())
+            }
+        };
+        Ok(Self { kernel, initramfs })
+    }
+}
+
 /// Builds the hypervisor, fetches what is missing of the guest, and packs the guest
 /// into one boot module.
 ///
@@ -60,27 +94,10 @@ pub fn images(sources: &Sources) -> Result<Images> {
     let directory = workspace::target_dir().join("linux");
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
-    // Of a kernel that is given nothing is known but its image: it has the disk's
-    // driver built in, or comes with an initramfs that has it.
-    let debian = match &sources.kernel {
-        Some(_) => None,
-        None => Some(Kernel::fetch()?),
-    };
-    let kernel = match (&sources.kernel, &debian) {
-        (Some(path), _) => read(path)?,
-        (None, debian) => read(&debian.as_ref().context("no kernel")?.image())?,
-    };
-    let initramfs = match &sources.initramfs {
-        Some(path) => read(path)?,
-        None => {
-            let load = program::build("load")?;
-            initramfs::build(sources.init, &debian::busybox()?, &load, debian.as_ref())
-        }
-    };
-
+    let parts = Parts::gather(sources)?;
     let mut module = Archive::default();
-    module.file("kernel", &kernel);
-    module.file("initramfs", &initramfs);
+    module.file("kernel", &parts.kernel);
+    module.file("initramfs", &parts.initramfs);
     let guest = directory.join("guest.cpio");
     fs::write(&guest, module.finish())
         .with_context(|| format!("cannot write {}", guest.display()))?;

@@ -21,8 +21,17 @@ pub struct Expect {
     pub interrupts: Option<bool>,
 }
 
-/// Judges a run with a Linux guest.
-pub fn judge(outcome: &Outcome, console: &Console, expect: Expect) -> Verdict {
+/// How many times as long as without a hypervisor booting may take.
+const SLOWEST_BOOT: u64 = 4;
+
+/// Judges a run with a Linux guest. `direct` is what the same kernel said without a
+/// hypervisor under it, if that was tried.
+pub fn judge(
+    outcome: &Outcome,
+    console: &Console,
+    direct: Option<&Console>,
+    expect: Expect,
+) -> Verdict {
     // A destination to which no guest is to come refuses in the end, and rightly.
     let destination = Some(&outcome.destination).filter(|_| expect.migrates);
     let refused: Vec<String> = [Some(&outcome.source), destination]
@@ -44,8 +53,14 @@ pub fn judge(outcome: &Outcome, console: &Console, expect: Expect) -> Verdict {
         });
     }
     rules.clock(outcome, console);
+    if let Some((here, direct)) = console.init.zip(direct.and_then(|it| it.init)) {
+        rules.require(here <= SLOWEST_BOOT * direct, || {
+            format!("init started after {here}0 ms, and after {direct}0 ms without a hypervisor")
+        });
+    }
     if expect.disk {
         rules.disk(console, expect.migrates);
+        rules.resets(outcome, expect.migrates);
     }
     rules.0.extend(console.errors.iter().cloned());
     Verdict(rules.0)
@@ -133,6 +148,18 @@ impl Rules {
         }
     }
 
+    /// Each machine that had the guest reset the disk when it took it, and again when it
+    /// let it go: nothing of one user is left for the next.
+    fn resets(&mut self, outcome: &Outcome, migrates: bool) {
+        let both = [&outcome.source, &outcome.destination];
+        for seen in both.into_iter().take(1 + usize::from(migrates)) {
+            self.require(seen.device_resets >= 2, || {
+                let count = seen.device_resets;
+                format!("a machine reset the disk {count} times, not when it took it and let it go")
+            });
+        }
+    }
+
     /// The disk was in use when the guest moved, and nothing of it was lost: neither
     /// what is on it nor what was read from it to memory.
     fn disk(&mut self, console: &Console, migrates: bool) {
@@ -209,6 +236,7 @@ mod tests {
             ..Console::default()
         };
         let source = Observation {
+            device_resets: 2,
             migrated: Some(Migrated {
                 downtime_us: 50_000,
                 ..Migrated::default()
@@ -221,6 +249,7 @@ mod tests {
             ..Observation::default()
         };
         let destination = Observation {
+            device_resets: 2,
             guest_exit: Some(0),
             times: Times {
                 arrived: Some(100_000),
@@ -241,9 +270,9 @@ mod tests {
     fn a_whole_run_passes_and_each_defect_fails() {
         type Break = fn(&mut Outcome, &mut Console);
         let (outcome, console) = whole();
-        assert_eq!(judge(&outcome, &console, WHOLE), Verdict(Vec::new()));
+        assert_eq!(judge(&outcome, &console, None, WHOLE), Verdict(Vec::new()));
         assert_eq!(clock_behind_us(&outcome, &console), Some(50_000));
-        let breaks: [Break; 18] = [
+        let breaks: [Break; 19] = [
             |_, console| console.io = None,
             |_, console| console.io.iter_mut().for_each(|io| io.errors = 1),
             |_, console| console.io.iter_mut().for_each(|io| io.verified = 0),
@@ -261,13 +290,27 @@ mod tests {
             |outcome, _| outcome.destination.guest_exit = Some(1),
             |outcome, _| outcome.source.migrated = None,
             |outcome, _| outcome.destination.mismatches.push(7),
+            |outcome, _| outcome.destination.device_resets = 1,
             |outcome, _| outcome.source.migration_failed = Some("no".into()),
         ];
         for (index, damage) in breaks.into_iter().enumerate() {
             let (mut outcome, mut console) = whole();
             damage(&mut outcome, &mut console);
-            let wrong = judge(&outcome, &console, WHOLE).0;
+            let wrong = judge(&outcome, &console, None, WHOLE).0;
             assert_eq!(wrong.len(), 1, "{index}: {wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_boot_that_takes_five_times_as_long_is_too_slow() {
+        let (outcome, console) = whole();
+        for (init, wrong) in [(26, 1), (33, 0)] {
+            let direct = Console {
+                init: Some(init),
+                ..Console::default()
+            };
+            let verdict = judge(&outcome, &console, Some(&direct), WHOLE);
+            assert_eq!(verdict.0.len(), wrong, "{verdict:?}");
         }
     }
 
@@ -287,6 +330,6 @@ mod tests {
             migrates: false,
             ..WHOLE
         };
-        assert_eq!(judge(&outcome, &console, expect), Verdict(Vec::new()));
+        assert_eq!(judge(&outcome, &console, None, expect), Verdict(Vec::new()));
     }
 }

@@ -58,6 +58,9 @@ pub struct Report {
     pub dma_faults_reported: bool,
     /// Faults that the remapping hardware recorded on both machines.
     pub dma_faults: u64,
+    /// Pages that the guest mapped for its device on either machine and that were
+    /// refused, as they are none of its own or there was no room.
+    pub mappings_refused: u64,
     /// Whether devices could raise those interrupts only that they were granted.
     pub interrupts_remapped: bool,
     /// Interrupt requests that the remapping hardware of both machines refused.
@@ -140,6 +143,10 @@ impl Report {
                 .source
                 .dma_faults
                 .saturating_add(outcome.destination.dma_faults),
+            mappings_refused: outcome
+                .source
+                .mappings_refused
+                .saturating_add(outcome.destination.mappings_refused),
             interrupts_remapped: !(outcome.source.interrupts_unremapped
                 || outcome.destination.interrupts_unremapped),
             interrupt_faults: outcome
@@ -247,6 +254,7 @@ mod tests {
             ("bytes_sent", 0),
             ("downtime_us", 1_234_567),
             ("dma_faults", 0),
+            ("mappings_refused", 0),
             ("interrupt_faults", 0),
             ("pages_verified", 4096),
             ("pages_lost", 1),

@@ -96,6 +96,11 @@ impl Report {
                 },
             ),
             row(
+                "mappings refused",
+                grouped(self.mappings_refused),
+                "pages the guest mapped for its device and could not have",
+            ),
+            row(
                 "interrupt faults",
                 grouped(self.interrupt_faults),
                 match self.interrupts_remapped {
@@ -127,14 +132,19 @@ impl Report {
         let Some(rates) = &self.exits else {
             return Vec::new();
         };
-        vec![
+        let mut rows = vec![
             row("exits a second", grouped(rates.run.total()), &rates.run),
             row(
                 "  in the quietest",
                 grouped(rates.idle.total()),
                 &rates.idle,
             ),
-        ]
+        ];
+        if let Some(shares) = &rates.command {
+            let total = format!("{:.2}", shares.total());
+            rows.push(row("  a disk command", total, shares));
+        }
+        rows
     }
 
     fn write_lost(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

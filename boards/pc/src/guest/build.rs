@@ -20,6 +20,7 @@ use iommu::dmar::{DmarError, GuestUnit};
 use iommu::host::{amdvi, vtd};
 use iommu::ivrs::IvrsError;
 use iommu::layer::TooFewPins;
+use iommu::reserved::ReservedRegion;
 use iommu::space::SpaceError;
 use iommu::unit::{SourceId, UnitError};
 use iommu::viommu::any::{AnyViommu, Kind};
@@ -42,6 +43,17 @@ pub enum BuildError {
     /// The IVRS table.
     #[error(transparent)]
     Ivrs(#[from] IvrsError),
+    /// Firmware lets the device use memory behind everybody's back: it would have to go
+    /// on reaching it, whoever it belongs to.
+    #[error(
+        "device {device} cannot be passed through: firmware reserves memory for its DMA, {region} (RMRR or IVMD); turn off what uses it in the firmware's setup"
+    )]
+    Reserved {
+        /// The device.
+        device: SourceId,
+        /// The memory.
+        region: ReservedRegion,
+    },
     /// No unit translates for the device.
     #[error("ACPI names no remapping unit for the device")]
     NoUnit,
@@ -206,6 +218,7 @@ impl<'m> Guest<'m> {
             worker,
             exits: ExitReport::new(host.clock),
             faults: 0,
+            refused: 0,
             paused: payload.is_none(),
         })
     }

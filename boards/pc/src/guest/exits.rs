@@ -1,4 +1,5 @@
-//! Exits of the guest by reason, reported once a second of the machine's time.
+//! Exits of the guest by reason, reported once a second of the machine's time, and how
+//! many commands it gave its device meanwhile.
 
 use crate::clock::TscClock;
 use crate::events::{self, Value};
@@ -13,6 +14,7 @@ pub(super) struct ExitReport {
     clock: TscClock,
     at_us: u64,
     counts: ExitCounts,
+    commands: u64,
 }
 
 impl ExitReport {
@@ -22,6 +24,7 @@ impl ExitReport {
             clock,
             at_us: clock.now_us(),
             counts: ExitCounts::default(),
+            commands: 0,
         }
     }
 
@@ -31,18 +34,19 @@ impl ExitReport {
     }
 
     /// Reports what came since the last report, if that is long enough ago.
-    pub(super) fn update(&mut self, counts: &ExitCounts) {
+    pub(super) fn update(&mut self, counts: &ExitCounts, commands: u64) {
         let now = self.clock.now_us();
         let passed = now.saturating_sub(self.at_us);
         if passed < PERIOD_US {
             return;
         }
         let since = counts.since(&self.counts);
-        let mut members = [("us", Value::from(passed)); Reason::ALL.len() + 1];
-        for (member, reason) in members.iter_mut().skip(1).zip(Reason::ALL) {
+        let mut members = [("us", Value::from(passed)); Reason::ALL.len() + 2];
+        members[1] = ("commands", (commands - self.commands).into());
+        for (member, reason) in members.iter_mut().skip(2).zip(Reason::ALL) {
             *member = (reason.name(), since.of(reason).into());
         }
         events::emit("exits", &members);
-        (self.at_us, self.counts) = (now, *counts);
+        (self.at_us, self.counts, self.commands) = (now, *counts, commands);
     }
 }

@@ -16,6 +16,7 @@
 //! A second CPU of the guest is served before, in the same way ([`others`]).
 
 mod build;
+mod confine;
 mod console;
 mod destination;
 mod device;
@@ -38,7 +39,7 @@ use hv_core::memory::GuestMemory;
 use hv_core::platform::GuestExit;
 use hv_core::platform::apic::Request;
 use hv_core::svm::SvmVcpu;
-use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Vm};
+use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Reason, Vm};
 use iommu::Iommu;
 use iommu::space::SpaceError;
 use iommu::tables::AnyFormat;
@@ -134,6 +135,8 @@ pub struct Guest<'m> {
     exits: ExitReport,
     /// How many faults of the device there were.
     faults: u64,
+    /// How many pages that the guest maps for its device were refused, as reported.
+    refused: u64,
     /// Not to be run: it is about to leave, or has not arrived yet.
     paused: bool,
 }
@@ -248,6 +251,7 @@ impl<'m> Guest<'m> {
         let viommu = MmioRegion {
             gpa: VIOMMU,
             bytes: window,
+            counts_as: Reason::Iommu,
             device: &mut registers,
         };
         // The first that contains an address has it; there is room for two.
@@ -292,7 +296,8 @@ impl<'m> Guest<'m> {
     pub fn take_interrupts(&mut self, vectors: VectorSet) {
         self.hand_on_faults();
         self.note_strangers(vectors);
-        self.exits.update(self.vm.exits());
+        self.exits
+            .update(self.vm.exits(), self.device.io_commands());
         self.receive_console_input();
         self.signal_device(vectors);
     }
@@ -337,8 +342,23 @@ impl<'m> Guest<'m> {
                 log::debug!("the vIOMMU has more to do than fits a turn");
             }
         }
+        self.report_refused();
         self.send_viommu_interrupts();
         Ok(())
+    }
+
+    /// Tells the operator of pages that the guest maps for its device and that it cannot
+    /// have there: it may wonder why its device faults.
+    fn report_refused(&mut self) {
+        let refused = self.viommu.refused_pages();
+        let count = refused.saturating_sub(self.refused);
+        if count > 0 {
+            if self.refused == 0 {
+                info!("the guest maps pages for its device that are refused");
+            }
+            self.refused = refused;
+            events::emit("refused-mapping", &[("count", count.into())]);
+        }
     }
 
     fn send_viommu_interrupts(&mut self) {

@@ -2,6 +2,7 @@
 //! kinds of unit there are.
 
 use super::build::{BuildError, window};
+use super::confine;
 use crate::events;
 use crate::host::Host;
 use hv_core::memory::FramePool;
@@ -11,7 +12,6 @@ use iommu::dmar::{Dmar, DmarFlags};
 use iommu::host::amdvi::{AmdUnit, Facts};
 use iommu::host::any::AnyUnit;
 use iommu::host::vtd::{Implementation, VtdUnit};
-use iommu::ivrs::Ivrs;
 use iommu::unit::{HostUnit as _, SourceId};
 use log::{info, warn};
 use raw_cpuid::cpuid;
@@ -84,7 +84,7 @@ fn start_vtd<'m>(
     pool: FramePool,
 ) -> Result<Remapper<'m>, BuildError> {
     let dmar = Dmar::parse(host.units.bytes())?;
-    let unit = dmar.unit_for(0, device).ok_or(BuildError::NoUnit)?;
+    let unit = confine::vtd_for(&dmar, device)?;
     let registers = registers(unit.registers.raw(), VTD_WINDOW)?;
     let mut unit = VtdUnit::start(registers, frames, pool, implementation())?;
     if dmar.flags().contains(DmarFlags::INTERRUPT_REMAPPING) {
@@ -102,9 +102,7 @@ fn start_amd_vi<'m>(
     frames: &'m IdentityMemory,
     pool: FramePool,
 ) -> Result<Remapper<'m>, BuildError> {
-    let (unit, source_id) = Ivrs::parse(host.units.bytes())?
-        .unit_for(0, device)
-        .ok_or(BuildError::NoUnit)?;
+    let (unit, source_id) = confine::amd_vi_for(host.units.bytes(), device)?;
     let facts = Facts {
         flags: unit.flags,
         capability: pci::read_config(&host.config, unit.function.raw(), unit.capability),

@@ -13,9 +13,27 @@
 //!                      restore() (rebuild): a reset controller is brought there
 //! ```
 
+//! # Why doorbells are trapped
+//! They are the two exits of a command that mapping their page into the guest would
+//! save, and they are what makes this work:
+//!
+//! - They are write-only. Of a tail that the guest rang for before anybody looked,
+//!   memory tells nothing: completions name the submission queue's *head*, and what
+//!   lies behind it may be new or of the lap before. So nobody could say whether every
+//!   command is completed, which is when a controller can be left ([`Nvme::rest`]).
+//! - The admin queue's are in the same page (all are, unless CAP.DSTRD says otherwise),
+//!   and its commands have to be read when they are submitted: which queues there are
+//!   and what was set cannot be asked of the device later.
+//! - Trapping them from the start of a migration only would be too late for both.
+//!
+//! Doorbell Buffer Config would put tails into memory, but is for emulated controllers
+//! alone, and saves nothing where commands come one by one.
+
 mod command;
+mod effect;
 #[cfg(test)]
 mod fake;
+mod pair;
 mod rebuild;
 mod register;
 mod shadow;
@@ -100,6 +118,7 @@ pub struct Nvme<R> {
     /// At most one: the guest does not run on before it is served.
     waiting: Option<Write>,
     shadow: Shadow,
+    io_commands: u64,
 }
 
 impl<R: Mmio> Nvme<R> {
@@ -109,7 +128,13 @@ impl<R: Mmio> Nvme<R> {
             registers,
             waiting: None,
             shadow: Shadow::default(),
+            io_commands: 0,
         }
+    }
+
+    /// How many commands the guest submitted here to queues for I/O.
+    pub fn io_commands(&self) -> u64 {
+        self.io_commands
     }
 
     /// Carries out what the guest wrote. To be called after each access of the
@@ -160,7 +185,10 @@ impl<R: Mmio> Nvme<R> {
                 let index = (offset - register::DOORBELLS) / stride;
                 let number = (index / 2) as usize;
                 if index.is_multiple_of(2) {
-                    self.shadow.submitted(dma, number, value);
+                    let count = self.shadow.submitted(dma, number, value);
+                    if number > 0 {
+                        self.io_commands += u64::from(count);
+                    }
                 } else {
                     self.shadow.consumed(dma, number, value);
                 }

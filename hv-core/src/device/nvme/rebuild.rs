@@ -19,6 +19,7 @@
 //! The last completions that the guest has not looked at are not acknowledged.
 
 use super::command::{Command, Completion, FLUSH, admin, feature};
+use super::pair::Pair;
 use super::register::{ACQ, AQA, ASQ, CC, CSTS, DOORBELLS, capabilities, configuration, status};
 use super::shadow::Shadow;
 use super::state::{CompletionQueue, MAX_FEATURES, MAX_QUEUES, NvmeState, SubmissionQueue};
@@ -40,23 +41,6 @@ const REBUILDING: u64 = (MAX_FEATURES + 4 * MAX_QUEUES) as u64;
 pub struct Scratch<'a> {
     /// In the order of [`super::RingPages::scratch`].
     pub pages: [&'a Frame; SCRATCH_PAGES],
-}
-
-/// A pair of rings in use: the queues, and how far they are.
-struct Pair<'a> {
-    submission_page: &'a Frame,
-    completion_page: &'a Frame,
-    submission: usize,
-    completion: usize,
-    submission_entries: u32,
-    tail: u32,
-    /// The completion queue as it will be: its size is used.
-    shape: CompletionQueue,
-    /// How many completions came.
-    seen: u64,
-    /// How many are acknowledged at the most.
-    limit: u64,
-    acknowledged: u64,
 }
 
 impl<R: Mmio> Nvme<R> {
@@ -142,7 +126,7 @@ impl<R: Mmio> Builder<'_, R> {
                 id: *id,
                 ..Command::new(admin::EVENT_REQUEST, [0; 6])
             };
-            self.put(&mut admin, request);
+            admin.put(request);
             self.ring(&admin);
         }
         let harmless = Command::new(
@@ -269,8 +253,8 @@ impl<R: Mmio> Builder<'_, R> {
         relax: &mut dyn FnMut() -> bool,
     ) -> Result<(), NvmeError> {
         let opcode = command.opcode;
-        self.forget(rings, 1);
-        self.put(rings, command);
+        rings.forget(1);
+        rings.put(command);
         self.ring(rings);
         let completion = self.next(rings, relax)?;
         self.acknowledge(rings);
@@ -302,10 +286,10 @@ impl<R: Mmio> Builder<'_, R> {
             if batch == 0 {
                 return Err(NvmeError::ImpossibleState);
             }
-            self.forget(rings, batch);
+            rings.forget(batch);
             for id in 0..batch {
                 let id = FIRST_ID + id as u16;
-                self.put(rings, Command { id, ..command });
+                rings.put(Command { id, ..command });
             }
             self.ring(rings);
             for _ in 0..batch {
@@ -317,23 +301,6 @@ impl<R: Mmio> Builder<'_, R> {
             left -= u64::from(batch);
         }
         Ok(())
-    }
-
-    /// Makes the next `count` places of the completion ring look old: all pages of a
-    /// ring are one, so what is there may be of another page or another queue.
-    fn forget(&self, rings: &Pair<'_>, count: u32) {
-        for ahead in 0..u64::from(count) {
-            let mut old = Completion::new_zeroed();
-            old.status = rings.phase(rings.seen + ahead) as u16 ^ 1;
-            let at = rings.place(rings.seen + ahead);
-            rings.completion_page.write_bytes(at, old.as_bytes());
-        }
-    }
-
-    fn put(&self, rings: &mut Pair<'_>, command: Command) {
-        let at = rings.tail as usize * size_of::<Command>() % PAGE;
-        rings.submission_page.write_bytes(at, command.as_bytes());
-        rings.tail = (rings.tail + 1) % rings.submission_entries;
     }
 
     fn ring(&self, rings: &Pair<'_>) {
@@ -378,23 +345,9 @@ impl<R: Mmio> Builder<'_, R> {
     }
 }
 
-const PAGE: usize = crate::PAGE_SIZE as usize;
 /// The first command id for turning: far from what drivers use for event requests,
 /// which may be open.
 const FIRST_ID: u16 = 0xf000;
-
-impl Pair<'_> {
-    /// Where in the page the completion goes that has so many before it.
-    fn place(&self, before: u64) -> usize {
-        let index = before % u64::from(self.shape.entries);
-        index as usize * size_of::<Completion>() % PAGE
-    }
-
-    /// The phase of that completion: 1 in the first lap.
-    fn phase(&self, before: u64) -> u32 {
-        (before / u64::from(self.shape.entries) + 1) as u32 & 1
-    }
-}
 
 fn create_completion(number: usize, queue: &CompletionQueue) -> Command {
     let size = (queue.entries - 1) << 16 | number as u32;

@@ -5,6 +5,7 @@
 //! completion is there.
 
 use super::command::{BEHAVIOR_BYTES, Command, Completion, admin, feature};
+use super::effect::Effect;
 use super::state::{
     CompletionQueue, Feature, MAX_EVENTS, MAX_FEATURES, MAX_QUEUES, NvmeState, SubmissionQueue,
 };
@@ -15,20 +16,6 @@ use zerocopy::{FromZeros, IntoBytes};
 
 /// How many admin commands may be under way.
 const MAX_PENDING: usize = 64;
-
-/// What a command on the admin queue changes when it succeeds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Effect {
-    CreateSubmission(usize, SubmissionQueue),
-    CreateCompletion(usize, CompletionQueue),
-    DeleteSubmission(usize),
-    DeleteCompletion(usize),
-    Set(Feature),
-    /// The Host Behavior Support that was offered last.
-    SetBehavior,
-    /// An event request, which waits for as long as there is no event.
-    Event,
-}
 
 /// An admin command that is not completed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -123,12 +110,13 @@ impl Shadow {
     }
 
     /// The guest rings for new entries of submission queue `number` up to `tail`.
-    pub(super) fn submitted(&mut self, dma: &impl GuestDma, number: usize, tail: u32) {
+    /// Returns how many there are.
+    pub(super) fn submitted(&mut self, dma: &impl GuestDma, number: usize, tail: u32) -> u32 {
         let Some(queue) = self.state.submission.get(number).copied() else {
-            return;
+            return 0;
         };
         if !queue.exists() || tail >= queue.entries {
-            return;
+            return 0;
         }
         if number == 0 {
             self.take_completions(dma);
@@ -139,6 +127,7 @@ impl Shadow {
         if let Some(target) = self.state.completion.get_mut(usize::from(queue.completion)) {
             target.outstanding = target.outstanding.saturating_add(count);
         }
+        count
     }
 
     /// The guest has looked at completion queue `number` up to `head`.
@@ -234,7 +223,7 @@ impl Shadow {
     }
 
     fn note(&mut self, dma: &impl GuestDma, command: &Command) {
-        let effect = match self.effect(command) {
+        let effect = match Effect::of(command) {
             Ok(Some(effect)) => effect,
             Ok(None) => return,
             Err(obstacle) => {
@@ -253,53 +242,6 @@ impl Shadow {
         if self.pending.push(Pending { id, effect }).is_err() {
             self.obstacle = Some(NvmeError::TooMuch);
         }
-    }
-
-    /// What a command changes, if anything that matters.
-    fn effect(&self, command: &Command) -> Result<Option<Effect>, NvmeError> {
-        let [word10, word11, ..] = command.words;
-        let number = usize::from(word10 as u16);
-        Ok(Some(match command.opcode {
-            admin::CREATE_SUBMISSION => {
-                let queue = SubmissionQueue {
-                    base: command.data[0],
-                    entries: (word10 >> 16) + 1,
-                    completion: (word11 >> 16) as u16,
-                    priority: (word11 >> 1 & 3) as u16,
-                    ..SubmissionQueue::default()
-                };
-                check_queue(number, word11, queue.base)?;
-                Effect::CreateSubmission(number, queue)
-            }
-            admin::CREATE_COMPLETION => {
-                let queue = CompletionQueue {
-                    base: command.data[0],
-                    entries: (word10 >> 16) + 1,
-                    phase: 1,
-                    vector: (word11 >> 16) as u16,
-                    interrupts: (word11 >> 1 & 1) as u16,
-                    ..CompletionQueue::default()
-                };
-                check_queue(number, word11, queue.base)?;
-                Effect::CreateCompletion(number, queue)
-            }
-            admin::DELETE_SUBMISSION => Effect::DeleteSubmission(number),
-            admin::DELETE_COMPLETION => Effect::DeleteCompletion(number),
-            admin::EVENT_REQUEST => Effect::Event,
-            admin::SET_FEATURES => match word10 as u8 {
-                // Lost on the way, and nobody suffers.
-                feature::AUTONOMOUS_POWER | feature::TIMESTAMP => return Ok(None),
-                feature::LBA_RANGE | feature::HOST_MEMORY | feature::HOST_IDENTIFIER => {
-                    return Err(NvmeError::FeatureWithData(word10 as u8));
-                }
-                feature::HOST_BEHAVIOR => Effect::SetBehavior,
-                _ => Effect::Set(Feature {
-                    namespace: command.namespace,
-                    words: command.words,
-                }),
-            },
-            _ => return Ok(None),
-        }))
     }
 
     /// Takes the admin completions that are there and were not seen before.
@@ -372,18 +314,6 @@ impl Shadow {
 }
 
 const _: () = assert!(MAX_EVENTS < MAX_PENDING && MAX_FEATURES > 0);
-
-/// Whether an I/O queue can be carried across: it has a number that fits, and lies
-/// in one piece (PC) from the start of a page on.
-fn check_queue(number: usize, word11: u32, base: u64) -> Result<(), NvmeError> {
-    if !(1..MAX_QUEUES).contains(&number) {
-        return Err(NvmeError::TooMuch);
-    }
-    let is_contiguous = word11 & 1 != 0;
-    (is_contiguous && base.is_multiple_of(PAGE_SIZE))
-        .then_some(())
-        .ok_or(NvmeError::ScatteredQueue)
-}
 
 /// How many entries from the head of `queue` on are new.
 fn new_entries(dma: &impl GuestDma, queue: &CompletionQueue) -> Result<u32, NvmeError> {

@@ -49,31 +49,31 @@ const FIRST_VECTOR: u8 = 16;
 /// Where the registers are in memory.
 pub const WINDOW: u64 = BASE_ADDRESS;
 /// The first MSR of x2APIC mode.
-const FIRST_MSR: u32 = 0x800;
+pub(crate) const FIRST_MSR: u32 = 0x800;
 
 /// Numbers of registers.
-mod register {
-    pub(super) const ID: u32 = 0x02;
-    pub(super) const VERSION: u32 = 0x03;
-    pub(super) const TASK_PRIORITY: u32 = 0x08;
-    pub(super) const PROCESSOR_PRIORITY: u32 = 0x0a;
-    pub(super) const END_OF_INTERRUPT: u32 = 0x0b;
-    pub(super) const LOGICAL_DESTINATION: u32 = 0x0d;
-    pub(super) const DESTINATION_FORMAT: u32 = 0x0e;
-    pub(super) const SPURIOUS: u32 = 0x0f;
-    pub(super) const IN_SERVICE: u32 = 0x10;
-    pub(super) const TRIGGER_MODE: u32 = 0x18;
-    pub(super) const REQUESTED: u32 = 0x20;
-    pub(super) const ERROR_STATUS: u32 = 0x28;
-    pub(super) const COMMAND: u32 = 0x30;
-    pub(super) const COMMAND_HIGH: u32 = 0x31;
+pub(crate) mod register {
+    pub(crate) const ID: u32 = 0x02;
+    pub(crate) const VERSION: u32 = 0x03;
+    pub(crate) const TASK_PRIORITY: u32 = 0x08;
+    pub(crate) const PROCESSOR_PRIORITY: u32 = 0x0a;
+    pub(crate) const END_OF_INTERRUPT: u32 = 0x0b;
+    pub(crate) const LOGICAL_DESTINATION: u32 = 0x0d;
+    pub(crate) const DESTINATION_FORMAT: u32 = 0x0e;
+    pub(crate) const SPURIOUS: u32 = 0x0f;
+    pub(crate) const IN_SERVICE: u32 = 0x10;
+    pub(crate) const TRIGGER_MODE: u32 = 0x18;
+    pub(crate) const REQUESTED: u32 = 0x20;
+    pub(crate) const ERROR_STATUS: u32 = 0x28;
+    pub(crate) const COMMAND: u32 = 0x30;
+    pub(crate) const COMMAND_HIGH: u32 = 0x31;
     /// Timer, thermal, performance, LINT0, LINT1, error.
-    pub(super) const FIRST_LVT: u32 = 0x32;
-    pub(super) const LAST_LVT: u32 = 0x37;
-    pub(super) const TIMER_INITIAL: u32 = 0x38;
-    pub(super) const TIMER_CURRENT: u32 = 0x39;
-    pub(super) const TIMER_DIVIDE: u32 = 0x3e;
-    pub(super) const SELF: u32 = 0x3f;
+    pub(crate) const FIRST_LVT: u32 = 0x32;
+    pub(crate) const LAST_LVT: u32 = 0x37;
+    pub(crate) const TIMER_INITIAL: u32 = 0x38;
+    pub(crate) const TIMER_CURRENT: u32 = 0x39;
+    pub(crate) const TIMER_DIVIDE: u32 = 0x3e;
+    pub(crate) const SELF: u32 = 0x3f;
 }
 
 /// The state of the APIC. The layout is fixed: these bytes migrate.

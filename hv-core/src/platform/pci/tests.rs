@@ -2,6 +2,8 @@
 
 use super::super::apic::Msi;
 use super::*;
+use crate::platform::{Platform, apic};
+use raw_cpuid::CpuIdResult;
 
 const EDU: PassthroughFunction = PassthroughFunction {
     device: 4,
@@ -235,4 +237,27 @@ fn what_is_not_there_in_memory_reads_all_ones_and_takes_no_writes() {
     assert_eq!(bus.read_window(4 << 15 | 0x100, 4), 0);
     assert!(!bus.write_window(4 << 15 | 0x104, 4, u32::MAX));
     assert_eq!(bus.save(), before);
+}
+
+#[test]
+fn the_msix_table_takes_8_aligned_bytes_at_once_and_no_other_register_does() {
+    let mut bus = PciBus::new();
+    bus.add(NVME).unwrap();
+    const NONE: CpuIdResult = CpuIdResult {
+        eax: 0,
+        ebx: 0,
+        ecx: 0,
+        edx: 0,
+    };
+    let mut platform = Platform::new(|_, _| NONE, bus, 1_000_000_000, 1, 0);
+    write_to(&mut platform.pci, 5, 0x04, 2);
+    let table = |offset: u64| Gpa::new(0xe010_2000 + offset);
+    platform.write_memory_wide(table(0), 0x1_fee0_1004);
+    assert_eq!(platform.read_memory_wide(table(0)), Some(0x1_fee0_1004));
+    platform.write_memory_wide(table(4), u64::MAX);
+    platform.write_memory_wide(table(8), 0xffff_fffe_0000_0041);
+    assert_eq!(platform.read_memory_wide(table(8)), Some(0x41));
+    assert_eq!(platform.read_memory_wide(table(4)), None);
+    let registers = Gpa::new(apic::WINDOW);
+    assert_eq!(platform.read_memory_wide(registers), None);
 }

@@ -11,10 +11,10 @@ use crate::amdvi::{Buffer, Command, DeviceEntry, Event, Features};
 use crate::unit::SourceId;
 use core::cell::{RefCell, RefMut};
 use core::sync::atomic::Ordering;
-use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
 use hv_core::testing::Arena;
+use hv_core::{Hpa, PAGE_SIZE};
 use std::collections::{BTreeSet, HashMap};
 use std::vec::Vec;
 
@@ -26,6 +26,8 @@ pub(super) enum Defect {
     DoesNotAnswer,
     /// It skips commands it does not know and never writes its log, as QEMU's.
     TellsNothing,
+    /// It answers waits at once, and does the rest later.
+    AnswersTooEarly,
     /// Devices do not answer when they are told to forget. The unit says so, and goes
     /// on or not.
     DevicesKeepSilent {
@@ -48,6 +50,9 @@ pub(super) struct State {
     pub(super) commands: Vec<Command>,
     /// Whether it stopped at a command it does not know.
     halted: bool,
+    /// How often the status is read after a doorbell before it carries out anything.
+    pub(super) delay: u32,
+    looks: u32,
     device_table: u64,
     queue: Buffer,
     queue_head: u64,
@@ -84,6 +89,8 @@ impl<'a> FakeUnit<'a> {
             controls: Vec::new(),
             commands: Vec::new(),
             halted: false,
+            delay: 0,
+            looks: 0,
             device_table: 0,
             queue: nowhere,
             queue_head: 0,
@@ -130,8 +137,23 @@ impl<'a> FakeUnit<'a> {
         self.state().log_event(self.arena, event);
     }
 
+    fn ring_doorbell(&self, tail: u64) {
+        let mut state = self.state();
+        state.queue_tail = tail;
+        state.looks = state.delay;
+        if state.defect == Defect::AnswersTooEarly {
+            let wait = (tail + PAGE_SIZE - Buffer::ENTRY) % PAGE_SIZE;
+            let wait = Command::decode(read128(self.arena, state.queue.base + wait));
+            state.carry_out(self.arena, wait.unwrap());
+        }
+    }
+
     fn run_queue(&self) {
         let mut state = self.state();
+        if state.looks > 0 {
+            state.looks -= 1;
+            return;
+        }
         while state.fetches() && state.queue_head != state.queue_tail {
             let raw = read128(self.arena, state.queue.base + state.queue_head);
             state.ask_anew(self.arena);
@@ -309,6 +331,9 @@ impl Mmio for FakeUnit<'_> {
     }
 
     fn read64(&self, offset: usize) -> u64 {
+        if offset == STATUS {
+            self.run_queue();
+        }
         let state = self.state();
         match offset {
             CONTROL => state.control.bits(),
@@ -352,8 +377,8 @@ impl Mmio for FakeUnit<'_> {
             EVENT_HEAD => state.log_head = value,
             EVENT_TAIL => state.log_tail = value,
             COMMAND_TAIL => {
-                state.queue_tail = value;
                 drop(state);
+                self.ring_doorbell(value);
                 self.run_queue();
             }
             _ => panic!("write64 at {offset:#x}"),

@@ -203,6 +203,28 @@ fn an_invalidation_names_its_domain_its_pages_and_the_tables_above_them() {
     );
 }
 
+/// Whether the unit has dropped a translation when an invalidation returns, if it takes
+/// its time to.
+fn is_dropped_on_return(defect: Defect) -> bool {
+    let arena = arena();
+    let fake = FakeUnit::new(&arena);
+    let mut unit = start(&fake, &arena).unwrap();
+    unit.attach(DEVICE, domain(1), TABLE_A).unwrap();
+    fake.dma(DEVICE, 3).unwrap();
+    fake.state().version = 1;
+    fake.state().delay = 5;
+    fake.state().defect = defect;
+    unit.invalidate(domain(1), Scope::Domain).unwrap();
+    fake.dma(DEVICE, 3) == Some(TABLE_A.raw() + 1)
+}
+
+#[test]
+fn an_invalidation_returns_when_its_wait_has_stored_and_no_sooner() {
+    assert!(is_dropped_on_return(Defect::None));
+    // And it would be seen.
+    assert!(!is_dropped_on_return(Defect::AnswersTooEarly));
+}
+
 #[test]
 fn the_queue_wraps_without_losing_an_invalidation() {
     let arena = arena();

@@ -3,9 +3,10 @@
 //! what it is told to.
 
 mod devices;
+mod memory;
 
 pub(super) use devices::DeviceConduct;
-use devices::scalable_entry_in;
+use memory::{read128, scalable_entry_in};
 
 use crate::unit::SourceId;
 use crate::vtd::registers::*;
@@ -13,15 +14,14 @@ use crate::vtd::{
     Capabilities, ContextCacheScope, ContextEntry, Descriptor, ExtendedCapabilities, FaultRecord,
     FaultStatus, Global, InterruptCacheScope, InterruptEntry, InterruptFaultReason,
     InterruptRequest, InterruptTableAddress, IotlbScope, PasidCacheScope, PasidDescriptor,
-    PasidDirectoryEntry, PasidEntry, PasidIotlbScope, PasidTable, QueueAddress, RootEntry,
+    PasidIotlbScope, QueueAddress, RootEntry,
 };
 use core::cell::{RefCell, RefMut};
-use core::sync::atomic::Ordering;
-use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
 use hv_core::platform::apic::Msi;
 use hv_core::testing::Arena;
+use hv_core::{Hpa, PAGE_SIZE};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::vec::Vec;
 
@@ -53,6 +53,11 @@ pub(super) struct State {
     pub(super) events: Vec<Event>,
     /// Whether it carries out descriptors at all.
     pub(super) answers: bool,
+    /// How often FSTS is read after a doorbell before it carries out anything.
+    pub(super) delay: u32,
+    /// Whether it answers waits at once and does the rest later.
+    pub(super) answers_too_early: bool,
+    looks: u32,
     /// Whose entry the events tell about.
     pub(super) watched: SourceId,
     /// What is in the domains' tables: a translation changes with it.
@@ -68,14 +73,14 @@ pub(super) struct State {
     /// By PASID directory.
     pasids: HashMap<u64, Option<Context>>,
     translations: HashMap<(u16, u64), u64>,
-    /// IRTA, and what is cached of the table, absent entries too.
-    interrupt_table: u64,
-    interrupts: HashMap<u32, u128>,
     /// Whose entry, as it is cached, permits a TLB.
     with_tlb: HashSet<SourceId>,
     device_tlbs: HashMap<(SourceId, u64), u64>,
     /// What devices with TLBs used.
     used: BTreeSet<(u16, u64)>,
+    /// IRTA, and what is cached of the table, absent entries too.
+    interrupt_table: u64,
+    interrupts: HashMap<u32, u128>,
 }
 
 pub(super) struct FakeUnit<'a> {
@@ -113,6 +118,9 @@ impl<'a> FakeUnit<'a> {
             pmen: 0,
             events: Vec::new(),
             answers: true,
+            delay: 0,
+            answers_too_early: false,
+            looks: 0,
             watched: SourceId::new(0),
             version: 0,
             devices: DeviceConduct::Obey,
@@ -124,11 +132,11 @@ impl<'a> FakeUnit<'a> {
             contexts: HashMap::new(),
             pasids: HashMap::new(),
             translations: HashMap::new(),
-            interrupt_table: 0,
-            interrupts: HashMap::new(),
             with_tlb: HashSet::new(),
             device_tlbs: HashMap::new(),
             used: BTreeSet::new(),
+            interrupt_table: 0,
+            interrupts: HashMap::new(),
         };
         Self {
             arena,
@@ -146,6 +154,17 @@ impl<'a> FakeUnit<'a> {
         let mut state = self.state();
         assert!(state.status.contains(Global::TRANSLATION));
         state.dma(self.arena, device, page)
+    }
+
+    fn ring_doorbell(&self, tail: u64) {
+        let mut state = self.state();
+        state.tail = tail;
+        state.looks = state.delay;
+        if state.answers_too_early {
+            let wait = (tail + PAGE_SIZE - Descriptor::SIZE as u64) % PAGE_SIZE;
+            let wait = Descriptor::decode(read128(self.arena, state.queue.base + wait));
+            state.carry_out(self.arena, wait.unwrap());
+        }
     }
 
     /// An interrupt request of `device`: what reaches the CPUs, or why nothing does.
@@ -182,6 +201,10 @@ impl<'a> FakeUnit<'a> {
 
     fn run_queue(&self) {
         let mut state = self.state();
+        if state.looks > 0 {
+            state.looks -= 1;
+            return;
+        }
         while state.answers
             && state.head != state.tail
             && !state.faults.contains(FaultStatus::QUEUE_ERROR)
@@ -306,6 +329,12 @@ impl State {
                     } => *tag == domain && *page >> order == address >> 12 >> order,
                 })
             }
+            Descriptor::DeviceTlb { source, block, .. } => {
+                if self.devices == DeviceConduct::Obey {
+                    self.device_tlbs
+                        .retain(|(of, page), _| *of != source || !block.contains(*page));
+                }
+            }
             Descriptor::InterruptCache(scope) => {
                 self.interrupts.retain(|index, _| match scope {
                     InterruptCacheScope::Global => false,
@@ -314,12 +343,6 @@ impl State {
                         order,
                     } => index >> order != u32::from(first) >> order,
                 });
-            }
-            Descriptor::DeviceTlb { source, block, .. } => {
-                if self.devices == DeviceConduct::Obey {
-                    self.device_tlbs
-                        .retain(|(of, page), _| *of != source || !block.contains(*page));
-                }
             }
             Descriptor::Wait { status, .. } => {
                 let status = status.unwrap();
@@ -351,29 +374,11 @@ fn tag_of(entry: &Option<Context>) -> u16 {
     entry.map_or(0, |(domain, _)| domain)
 }
 
-/// The entry of PASID 0.
-fn pasid_in(arena: &Arena, directory: u64) -> Option<Context> {
-    let table = PasidDirectoryEntry::decode(read64(arena, directory))?.table;
-    let words = [0, 8, 16].map(|offset| read64(arena, table + offset));
-    let entry = PasidEntry::decode(words)?;
-    let (PasidTable::FirstStage { root } | PasidTable::SecondStage { root, .. }) = entry.table;
-    Some((entry.domain, root))
-}
-
-fn read64(arena: &Arena, at: u64) -> u64 {
-    let words = arena.frame(Hpa::new(at & !0xfff)).unwrap().words();
-    words[(at & 0xfff) as usize / 8].load(Ordering::Acquire)
-}
-
-fn read128(arena: &Arena, at: u64) -> u128 {
-    let words = arena.frame(Hpa::new(at & !0xfff)).unwrap().words();
-    let index = (at & 0xfff) as usize / 8;
-    let [low, high] = [index, index + 1].map(|i| u128::from(words[i].load(Ordering::Acquire)));
-    low | high << 64
-}
-
 impl Mmio for FakeUnit<'_> {
     fn read32(&self, offset: usize) -> u32 {
+        if offset == FSTS {
+            self.run_queue();
+        }
         let state = self.state();
         match offset {
             VER => state.version_register,
@@ -431,7 +436,7 @@ impl Mmio for FakeUnit<'_> {
                 state.queue = QueueAddress::decode(value & !QueueAddress::WIDE).unwrap();
             }
             IQT => {
-                self.state().tail = value;
+                self.ring_doorbell(value);
                 if self.state().status.contains(Global::QUEUED_INVALIDATION) {
                     self.run_queue();
                 } else {

@@ -14,6 +14,7 @@ mod nvme;
 
 use super::build::BuildError;
 use super::{Dma, Guest, section};
+use crate::events;
 use crate::host::{DeviceKind, Host};
 use crate::vectors;
 use edu::EduHandover;
@@ -161,6 +162,14 @@ impl<'m> Assigned<'m> {
         match &mut self.kind {
             Kind::Edu(_) => None,
             Kind::Nvme(nvme) => Some(nvme.region(gpa?)),
+        }
+    }
+
+    /// How many commands the guest gave it here, as far as that is seen.
+    pub(super) fn io_commands(&self) -> u64 {
+        match &self.kind {
+            Kind::Edu(_) => 0,
+            Kind::Nvme(nvme) => nvme.io_commands(),
         }
     }
 
@@ -345,9 +354,11 @@ fn reset(host: &Host) {
             cpu::pause();
         }
     };
-    if function.reset(&host.config, &mut wait) {
+    let can_reset = function.reset(&host.config, &mut wait);
+    if can_reset {
         info!("device: {function} was reset");
     } else {
         info!("device: {function} has no function level reset");
     }
+    events::emit("device-reset", &[("done", can_reset.into())]);
 }

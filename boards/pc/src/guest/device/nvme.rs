@@ -14,7 +14,7 @@ use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
 use hv_core::platform::apic::Msi;
 use hv_core::platform::pci::{MAX_VECTORS, MsixLayout};
-use hv_core::vm::MmioRegion;
+use hv_core::vm::{MmioRegion, Reason};
 use hv_core::{Gpa, Hpa};
 use iommu::space::SpaceError;
 use iommu::unit::UnitError;
@@ -97,8 +97,13 @@ impl<'m> AssignedNvme<'m> {
         MmioRegion {
             gpa,
             bytes: self.msix.table.min(self.msix.pending).into(),
+            counts_as: Reason::Device,
             device: &mut self.nvme,
         }
+    }
+
+    pub(super) fn io_commands(&self) -> u64 {
+        self.nvme.io_commands()
     }
 
     pub(super) fn serve(&mut self, view: &impl GuestDma) {
@@ -156,19 +161,34 @@ impl<'m> AssignedNvme<'m> {
             pages: [a, b, c, d],
         };
         let loan = dma.borrow_device(*source_id, ranges)?;
+        let result = self.restore_on_loan(host, state, &scratch);
+        // Whatever came of it: the device must not keep what it was lent.
+        dma.give_back(loan)?;
+        Ok(result?)
+    }
+
+    /// Lets the device do DMA and send messages, but only for as long as it takes.
+    fn restore_on_loan(
+        &mut self,
+        host: &Host,
+        state: &NvmeState,
+        scratch: &Scratch<'_>,
+    ) -> Result<(), NvmeError> {
         let function = host.device.function;
+        let messages = |on| {
+            let done = function.enable_msix(&host.config, on);
+            done.map_err(|_| NvmeError::Stuck)
+        };
+        messages(true)?;
         function.enable(&host.config, true);
-        let messages = |on| function.enable_msix(&host.config, on);
-        messages(true).map_err(|_| NvmeError::Stuck)?;
         let until = host.clock.now_us().saturating_add(PATIENCE_US);
-        let result = self.nvme.restore(state, &scratch, &mut || {
+        let result = self.nvme.restore(state, scratch, &mut || {
             cpu::pause();
             host.clock.now_us() < until
         });
         function.enable(&host.config, false);
-        messages(false).map_err(|_| NvmeError::Stuck)?;
-        dma.give_back(loan)?;
-        Ok(result?)
+        messages(false)?;
+        result
     }
 
     fn scratch_for(&self, ring: RingPages) -> Result<(IovaRange, Hpa), SpaceError> {

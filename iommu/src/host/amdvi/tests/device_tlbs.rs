@@ -111,8 +111,10 @@ fn a_device_that_keeps_silent_is_an_error_of_its_own_and_the_unit_stays_lost() {
             Err(UnitError::DeviceTlb),
             "the log has it still"
         );
-        let fault = unit.take_fault().and_then(Fault::dma).unwrap();
-        assert_eq!(fault.iova, Iova::new(0x5000));
+        assert_eq!(
+            unit.take_fault().unwrap().dma().unwrap().iova,
+            Iova::new(0x5000)
+        );
         assert_eq!(unit.take_fault(), None);
         let invalidated = unit.invalidate(domain(1), page(9));
         assert_eq!(invalidated, Err(UnitError::NoAnswer));

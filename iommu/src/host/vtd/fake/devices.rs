@@ -1,9 +1,10 @@
 //! The devices behind the unit, those with TLBs too. These keep what they are told, and
 //! whenever they can they ask anew for every page they ever used.
 
-use super::{State, pasid_in, read64};
+use super::State;
+use super::memory::{pasid_in, scalable_entry_in};
 use crate::unit::SourceId;
-use crate::vtd::{ScalableContextEntry, ScalableRootEntry, TranslationType};
+use crate::vtd::TranslationType;
 use hv_core::testing::Arena;
 use std::collections::hash_map::Entry;
 
@@ -71,20 +72,4 @@ impl State {
         let entry = self.legacy_entry_in(arena, device);
         entry.is_some_and(|entry| entry.translation == TranslationType::DeviceTlb)
     }
-}
-
-/// The entry of a device, if it is present.
-pub(super) fn scalable_entry_in(
-    arena: &Arena,
-    root: u64,
-    device: SourceId,
-) -> Option<ScalableContextEntry> {
-    let half = read64(arena, root + ScalableRootEntry::word_of(device) as u64 * 8);
-    let table = ScalableRootEntry::decode_half(half)?;
-    let entry = read64(
-        arena,
-        table + ScalableContextEntry::word_of(device) as u64 * 8,
-    );
-    let entry = ScalableContextEntry::decode(entry);
-    entry.present.then_some(entry)
 }

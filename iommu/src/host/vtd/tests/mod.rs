@@ -197,6 +197,28 @@ fn an_invalidation_is_followed_by_its_wait_and_nothing_else() {
     assert!(matches!(events[1..], [Event::Carried(raw, _)] if is_wait(raw)));
 }
 
+/// Whether the unit has dropped a translation when an invalidation returns, if it takes
+/// its time to.
+fn is_dropped_on_return(answers_too_early: bool) -> bool {
+    let arena = arena();
+    let fake = FakeUnit::new(&arena);
+    let mut unit = start(&fake, &arena).unwrap();
+    unit.attach(DEVICE, domain(1), TABLE_A).unwrap();
+    fake.dma(DEVICE, 3).unwrap();
+    fake.state().version = 1;
+    fake.state().delay = 5;
+    fake.state().answers_too_early = answers_too_early;
+    unit.invalidate(domain(1), Scope::Domain).unwrap();
+    fake.dma(DEVICE, 3) == Some(TABLE_A.raw() + 1)
+}
+
+#[test]
+fn an_invalidation_returns_when_the_status_of_its_wait_is_written_and_no_sooner() {
+    assert!(is_dropped_on_return(false));
+    // And it would be seen.
+    assert!(!is_dropped_on_return(true));
+}
+
 #[test]
 fn the_queue_wraps_without_losing_an_invalidation() {
     let arena = arena();

@@ -1,5 +1,8 @@
 //! Exit handling against a CPU that plays a script.
 
+mod access;
+mod processors;
+
 use super::*;
 use crate::addr::Hpa;
 use crate::memory::{FramePool, Slot};
@@ -39,19 +42,6 @@ fn host_cpuid(_: u32, _: u32) -> CpuIdResult {
         ebx: u32::MAX,
         ecx: u32::MAX,
         edx: u32::MAX,
-    }
-}
-
-#[derive(Default)]
-struct Registers(Vec<(u64, u8, Option<u64>)>);
-
-impl MmioDevice for Registers {
-    fn read(&mut self, offset: u64, width: u8) -> u64 {
-        self.0.push((offset, width, None));
-        0x8899_aabb_ccdd_eeff
-    }
-    fn write(&mut self, offset: u64, width: u8, value: u64) {
-        self.0.push((offset, width, Some(value)));
     }
 }
 
@@ -183,126 +173,6 @@ fn ports_without_a_device_read_all_ones_in_their_width_only() {
 }
 
 #[test]
-fn a_move_to_a_region_of_the_image_reaches_it_across_a_page_boundary() {
-    // mov dword [rdi], 0x11223344
-    let exits = [Exit::NestedFault(fault(0xfed9_0010))];
-    let mut registers = Registers::default();
-    with_vm(&exits, |vm, memory| {
-        let code = [0xc7, 0x07, 0x44, 0x33, 0x22, 0x11];
-        memory.write(Gpa::new(CODE.into()), &code).unwrap();
-        let mut outside = Outside {
-            mmio: &mut [MmioRegion {
-                gpa: Gpa::new(0xfed9_0000),
-                bytes: 0x1000,
-                device: &mut registers,
-            }],
-            console: &mut |_| {},
-        };
-        assert_eq!(vm.run(&mut outside), Event::MmioDone);
-        assert_eq!(vm.cpus[0].state.rip, u64::from(CODE) + 6);
-    });
-    assert_eq!(registers.0, [(0x10, 4, Some(0x1122_3344))]);
-}
-
-#[test]
-fn a_read_extends_as_the_instruction_says() {
-    // movsx rax, byte [rdi]; then mov eax, [rdi], where nothing is.
-    let exits = [
-        Exit::NestedFault(fault(0xfed9_0fff)),
-        Exit::NestedFault(fault(0xfed9_0ffd)),
-    ];
-    let mut registers = Registers::default();
-    with_vm(&exits, |vm, memory| {
-        let code = [0x48, 0x0f, 0xbe, 0x07, 0x8b, 0x07];
-        memory.write(Gpa::new(CODE.into()), &code).unwrap();
-        let mut outside = Outside {
-            mmio: &mut [MmioRegion {
-                gpa: Gpa::new(0xfed9_0000),
-                bytes: 0x1000,
-                device: &mut registers,
-            }],
-            console: &mut |_| {},
-        };
-        assert_eq!(vm.run(&mut outside), Event::MmioDone);
-        assert_eq!(vm.cpus[0].state.gpr[RAX], u64::MAX);
-        // The second access ends past the region: nobody answers.
-        assert_eq!(vm.run(&mut outside), Event::Interrupted);
-        assert_eq!(vm.cpus[0].state.gpr[RAX], 0xffff_ffff);
-    });
-    assert_eq!(registers.0, [(0xfff, 1, None)]);
-}
-
-#[test]
-fn a_read_modify_write_reads_once_writes_once_and_sets_flags() {
-    // lock and dword [rdi], 0xf; cmp eax, [rdi]; xchg [rdi], eax
-    let exits = [Exit::NestedFault(fault(0xfed9_0010)); 3];
-    let mut registers = Registers::default();
-    with_vm(&exits, |vm, memory| {
-        let code = [0xf0, 0x83, 0x27, 0x0f, 0x3b, 0x07, 0x87, 0x07];
-        memory.write(Gpa::new(CODE.into()), &code).unwrap();
-        vm.cpus[0].state.gpr[RAX] = 0xccdd_eeff;
-        let mut outside = Outside {
-            mmio: &mut [MmioRegion {
-                gpa: Gpa::new(0xfed9_0000),
-                bytes: 0x1000,
-                device: &mut registers,
-            }],
-            console: &mut |_| {},
-        };
-        assert_eq!(vm.run(&mut outside), Event::MmioDone);
-        assert_eq!(vm.cpus[0].state.rflags & 0x8d5, 1 << 2, "parity of 0xf");
-        assert_eq!(vm.run(&mut outside), Event::MmioDone);
-        assert_eq!(vm.cpus[0].state.rflags & 1 << 6, 1 << 6, "equal");
-        vm.cpus[0].state.gpr[RAX] = 0x1234;
-        assert_eq!(vm.run(&mut outside), Event::MmioDone);
-        assert_eq!(vm.cpus[0].state.gpr[RAX], 0xccdd_eeff);
-        assert_eq!(vm.cpus[0].state.rip, u64::from(CODE) + 8);
-    });
-    let (read, write) = ((0x10, 4, None), |value| (0x10, 4, Some(value)));
-    assert_eq!(registers.0, [read, write(0xf), read, read, write(0x1234)]);
-}
-
-#[test]
-fn what_a_cpu_cannot_go_on_from_ends_this_guest_only() {
-    let gpa = Gpa::new(0x9000_0000);
-    let rip = u64::from(CODE);
-    let fetch = NestedFault {
-        fetch: true,
-        ..fault(gpa.raw())
-    };
-    let walk = NestedFault {
-        table_walk: true,
-        ..fault(gpa.raw())
-    };
-    for (exit, error) in [
-        (Exit::Shutdown, GuestError::TripleFault { rip }),
-        (Exit::InvalidState, GuestError::InvalidState { rip }),
-        (
-            Exit::NestedFault(fetch),
-            GuestError::CpuOutsideMemory { gpa },
-        ),
-        (
-            Exit::NestedFault(walk),
-            GuestError::CpuOutsideMemory { gpa },
-        ),
-        // adc [rdi], eax
-        (
-            Exit::NestedFault(fault(gpa.raw())),
-            GuestError::Instruction { rip, gpa },
-        ),
-        (
-            Exit::Unexpected(0x63),
-            GuestError::Unexpected { code: 0x63, rip },
-        ),
-    ] {
-        with_vm(&[exit], |vm, memory| {
-            memory.write(Gpa::new(CODE.into()), &[0x11, 0x07]).unwrap();
-            assert_eq!(run(vm), Event::Fatal(error));
-        });
-    }
-}
-
-#[test]
 fn an_interrupt_waits_for_its_window() {
     let script = with_vm(&[Exit::InterruptWindow], |vm, _| {
         enable_apic(vm);
@@ -382,84 +252,6 @@ fn a_saved_guest_goes_on_elsewhere_and_a_bad_state_changes_nothing() {
         assert_eq!(apart, 5, "however long it took");
         assert_eq!(vm.platform.cpus.get(0).apic.deliverable(), Some(0x41));
         assert_eq!(vm.save_cpu(0).vcpu.gpr, first.vcpu.gpr);
-    });
-}
-
-/// Plays the physical CPU of CPU 1.
-fn second(vm: &mut TestVm<'_>, order: &Order, exit: Exit) -> Option<Event> {
-    let back = Return {
-        state: order.state,
-        entry: order.entry,
-        exit,
-    };
-    let mut outside = Outside {
-        mmio: &mut [],
-        console: &mut |_| {},
-    };
-    vm.returned(1, &back, &mut outside)
-}
-
-fn send(vm: &mut TestVm<'_>, icr: u64) {
-    let now = Time::from_ns(0);
-    let sent = vm.platform.cpus.get(0).apic.write_msr(0x830, icr, now);
-    vm.platform.cpus.send(sent.unwrap().unwrap(), Some(0));
-}
-
-#[test]
-fn a_second_cpu_runs_when_the_first_starts_it() {
-    with_vm(&[], |vm, _| {
-        enable_apic(vm);
-        assert_eq!(vm.order(1), None, "it waits for a start-up");
-        send(vm, 1 << 32 | 0x4500);
-        send(vm, 1 << 32 | 0x609);
-        let order = vm.order(1).unwrap();
-        assert_eq!((order.state.cs.base, order.state.rip), (0x9000, 0));
-        assert!(order.entry.flush_tlb);
-        assert_eq!(vm.order(1), None, "it is away");
-        assert!(!vm.must_call(1));
-        send(vm, 1 << 32 | 0x60a);
-        assert!(vm.must_call(1));
-        assert!(!vm.must_call(1), "it is called already");
-        assert_eq!(second(vm, &order, Exit::InterruptWindow), None);
-        let again = vm.order(1).unwrap();
-        assert_eq!(again.state.cs.base, 0x9000, "it runs already");
-        assert!(!again.entry.flush_tlb);
-    });
-}
-
-#[test]
-fn an_interrupt_calls_a_cpu_back_unless_it_watches_for_it() {
-    with_vm(&[], |vm, _| {
-        enable_apic(vm);
-        send(vm, 1 << 32 | 0x4500);
-        let _ = vm.order(1);
-        send(vm, 1 << 32 | 0x609);
-        let order = vm.order(1).unwrap();
-        let apic = &mut vm.platform.cpus.get(1).apic;
-        apic.set_base(apic.base() | 1 << 10).unwrap();
-        apic.write_msr(0x80f, 0x1ff, Time::from_ns(0)).unwrap();
-        send(vm, 1 << 32 | 0x41);
-        assert!(vm.must_call(1));
-        assert!(!vm.must_call(1), "it is called already");
-        assert_eq!(second(vm, &order, Exit::InterruptWindow), None);
-        // Its interrupts are off.
-        let mut order = vm.order(1).unwrap();
-        assert!(order.entry.interrupt_window && !vm.must_call(1));
-        order.state.rflags |= 1 << 9;
-        assert_eq!(second(vm, &order, Exit::InterruptWindow), None);
-        let order = vm.order(1).unwrap();
-        assert_eq!(order.state.pending, Pending::interrupt(0x41));
-    });
-}
-
-#[test]
-#[should_panic(expected = "CPU 1 is in the guest")]
-fn dirty_state_is_not_read_while_a_cpu_is_away() {
-    with_vm(&[], |vm, _| {
-        enable_apic(vm);
-        send(vm, 1 << 32 | 0x609);
-        vm.order(1).unwrap();
-        let _ = vm.start_tracking();
     });
 }
 
