@@ -76,6 +76,15 @@ fn a_linux_guest_with_two_cpus_moves_while_it_uses_its_disk() {
     });
 }
 
+/// The others have their interrupts remapped: the verdict looks for it.
+#[test]
+fn a_linux_guest_whose_interrupts_nobody_remaps_moves_as_well() {
+    moves_at_work(&Job {
+        interrupt_remapping: false,
+        ..job("linux-disk-no-interrupt-remapping")
+    });
+}
+
 /// Negative control: every completed read is an unmap, and without its report the page
 /// that the disk wrote stays behind.
 #[test]

@@ -146,10 +146,10 @@ impl Job {
         })
     }
 
-    /// Whether the kernel is to have its interrupts remapped. Debian's own does if it can,
-    /// and what others do is their business.
+    /// Whether the kernel is to have its interrupts remapped. Debian's own does if it can
+    /// and is told nothing else; what others do is their business.
     fn interrupts(&self) -> Option<bool> {
-        let is_known = self.sources.kernel.is_none() && self.append == COMMAND_LINE;
+        let is_known = self.sources.kernel.is_none() && self.append.starts_with(COMMAND_LINE);
         is_known.then_some(self.interrupt_remapping)
     }
 
