@@ -2,7 +2,7 @@
 //! little-endian fields.
 
 /// Bytes of the header that every table has.
-const HEADER: usize = 36;
+pub(crate) const HEADER: usize = 36;
 
 /// Why a table was refused before its contents were looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

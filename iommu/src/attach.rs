@@ -5,7 +5,7 @@ use crate::domain::IDENTITY;
 use crate::layer::{Iommu, extents};
 use crate::pins::LastWritable;
 use crate::space::{Access, Attachment, SpaceError};
-use crate::tables::{Detached, EntryFormat, Pages, Place};
+use crate::tables::{Detached, EntryFormat, Leaves, Leaving, Pages, Place};
 use crate::unit::{HostUnit, SourceId};
 use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
@@ -97,10 +97,13 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'_, M, U, F> {
         if filled.is_err() {
             // No device has seen these tables: no drain is due.
             let pages = self.tables.all_pages();
-            let everything = Place::Tables { root, pages };
-            self.tables.detach(&everything, None);
+            let everything = Leaves {
+                place: Place::Tables { root, pages },
+                keep: None,
+            };
+            everything.detach(&self.tables);
             let pool = Some(&mut self.pool);
-            self.tables.settle(&everything, pool, &mut |_: Detached| {});
+            everything.settle(&self.tables, pool, &mut |_: Detached| {});
             self.pool.give_back(self.tables.mem, root);
         }
         filled?;

@@ -35,7 +35,7 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
         }
         let pages = self.tables.all_pages();
         let everything = Place::Tables { root, pages };
-        self.remove_any(domain, &everything, None, None)?;
+        self.remove_any(domain, everything, None, None)?;
         // Not even an empty root may be cached under a number that is used anew.
         self.drain(domain, Scope::Domain)?;
         self.domains.set_root(domain, None);
@@ -67,7 +67,7 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
         };
         let part = self.leaf_part(root, window);
         let place = self.place(part, root, window);
-        let unmapped = self.remove_any(domain, &place, Some(&is_as_wanted), None)?;
+        let unmapped = self.remove_any(domain, place, Some(&is_as_wanted), None)?;
 
         let mut replaced = Replaced {
             unmapped: unmapped.mappings,
@@ -124,7 +124,7 @@ impl<M: PhysMemory, U: HostUnit, F: EntryFormat> DmaSpace for Iommu<'_, M, U, F>
         };
         let part = self.leaf_part(root, front);
         let place = self.place(part, root, front);
-        self.remove_any(domain, &place, None, None)?;
+        self.remove_any(domain, place, None, None)?;
         let rest = Pages {
             first: front.last + 1,
             last: pages.last,

@@ -39,7 +39,7 @@ use crate::IovaRange;
 use crate::bitmap::DirtyBitmap;
 use crate::layer::Iommu;
 use crate::pins::PinTracker;
-use crate::tables::{Detached, EntryFormat, Keep, Pages, Place, Show};
+use crate::tables::{Detached, EntryFormat, Keep, LeafPart, Leaves, Leaving, Pages, Place, Show};
 use crate::unit::{DomainId, HostUnit, Scope, UnitError};
 use hv_core::dirty::DirtySource;
 use hv_core::memory::{GuestMemory, PhysMemory};
@@ -120,6 +120,21 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         bitmap: Option<&mut DirtyBitmap<'_>>,
     ) -> Result<Unmapped, UnmapError> {
         let part = self.leaf_part(root, pages);
+        match part.as_ref().and_then(|part| self.tables.lone_leaf(part)) {
+            Some(leaf) => Ok(self.remove(domain, &leaf, bitmap)?),
+            None => self.take_out_any(domain, root, pages, part, bitmap),
+        }
+    }
+
+    #[inline(never)]
+    fn take_out_any(
+        &mut self,
+        domain: DomainId,
+        root: Hpa,
+        pages: Pages,
+        part: Option<LeafPart<'m>>,
+        bitmap: Option<&mut DirtyBitmap<'_>>,
+    ) -> Result<Unmapped, UnmapError> {
         let bisects = match &part {
             Some(part) => self.tables.part_bisects(part),
             None => self.tables.bisects(root, pages),
@@ -128,12 +143,7 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
             return Err(UnmapError::Bisects);
         }
         let place = self.place(part, root, pages);
-        // Drivers mostly unmap one page. Compiled for one, what follows has no loops.
-        let unmapped = match place.single() {
-            Some(place) => self.remove(domain, &place, None, bitmap),
-            None => self.remove_any(domain, &place, None, bitmap),
-        };
-        Ok(unmapped?)
+        Ok(self.remove_any(domain, place, None, bitmap)?)
     }
 
     /// The tables of `domain` and the pages of `range`, if they exist and `bitmap`
@@ -160,55 +170,50 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
         Ok((root, pages))
     }
 
-    /// As [`Iommu::remove`], compiled for any place.
+    /// Removes the mappings at `place`, whose pages bisect none, or all but those
+    /// to `keep`.
     #[inline(never)]
     pub(crate) fn remove_any(
         &mut self,
         domain: DomainId,
-        place: &Place<'m>,
+        place: Place<'m>,
         keep: Option<Keep<'_>>,
         bitmap: Option<&mut DirtyBitmap<'_>>,
     ) -> Result<Unmapped, UnitError> {
-        self.remove(domain, place, keep, bitmap)
+        self.remove(domain, &Leaves { place, keep }, bitmap)
     }
 
-    /// Removes the mappings at `place`, whose pages bisect none, or all but those
-    /// to `keep`. The order of its steps is this module's subject.
+    /// Removes `leaves`. The order of its steps is this module's subject.
     #[inline(always)]
     fn remove(
         &mut self,
         domain: DomainId,
-        place: &Place<'m>,
-        keep: Option<Keep<'_>>,
+        leaves: &impl Leaving<'m, M, F>,
         bitmap: Option<&mut DirtyBitmap<'_>>,
     ) -> Result<Unmapped, UnitError> {
-        let Some(touched) = self.tables.detach(place, keep) else {
+        let Some(touched) = leaves.detach(&self.tables) else {
             return Ok(Unmapped::default());
         };
-        let drained = self
-            .drain(domain, Scope::Pages(touched.range()))
-            .and_then(|()| self.drain_returned(domain, place, keep));
+        let mut drained = self.drain(domain, Scope::Pages(touched.range()));
+        if drained.is_ok() && self.dirty.leaves_return {
+            drained = self.drain_returned(domain, leaves);
+        }
         // Also when the drain failed: better a page too many than one too few. Then
         // nothing is released.
-        let unmapped = self.report_and_release(place, bitmap, drained.is_ok());
+        let unmapped = self.report_and_release(leaves, bitmap, drained.is_ok());
         drained.map(|()| unmapped)
     }
 
     /// Detaches and drains anew what came back during the drain, until nothing does:
-    /// on units that may bring leaves back (see [`crate::dirty_mode`]), there are
-    /// none on others.
-    #[inline]
+    /// on units that may bring leaves back (see [`crate::dirty_mode`]).
+    #[inline(never)]
     fn drain_returned(
         &mut self,
         domain: DomainId,
-        place: &Place<'m>,
-        keep: Option<Keep<'_>>,
+        leaves: &impl Leaving<'m, M, F>,
     ) -> Result<(), UnitError> {
-        if !self.dirty.leaves_return {
-            return Ok(());
-        }
         for _ in 0..=MAX_RETURNS {
-            let Some(returned) = self.tables.detach_returned(place, keep) else {
+            let Some(returned) = leaves.detach_returned(&self.tables) else {
                 return Ok(());
             };
             self.drain(domain, Scope::Pages(returned.range()))?;
@@ -224,7 +229,7 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
     #[inline(always)]
     fn report_and_release(
         &mut self,
-        place: &Place<'m>,
+        leaves: &impl Leaving<'m, M, F>,
         bitmap: Option<&mut DirtyBitmap<'_>>,
         release: bool,
     ) -> Unmapped {
@@ -232,11 +237,11 @@ impl<'m, M: PhysMemory, U: HostUnit, F: EntryFormat> Iommu<'m, M, U, F> {
             guest: self.guest,
             pins: release.then_some(&mut self.pins),
             bitmap,
-            first: place.pages().first,
+            first: leaves.first_page(),
             unmapped: Unmapped::default(),
         };
         let pool = release.then_some(&mut self.pool);
-        self.tables.settle(place, pool, &mut report);
+        leaves.settle(&self.tables, pool, &mut report);
         report.unmapped
     }
 }

@@ -10,11 +10,23 @@
 //! ```
 //!
 //! Endpoints get the number of their function on segment 0, bus 0 and up.
+//!
+//! VIOT tells where the registers are. That these are a virtio device and where its
+//! interrupt goes a guest finds in its namespace, hence a second table: an SSDT (section
+//! 5.2.11.2) with one device in AML (chapter 20).
+//!
+//! ```text
+//! Scope (\_SB) {
+//!   Device (IOMM) { _HID "LNRO0005", _CRS: memory of the registers, interrupt }
+//! }
+//! ```
 
 use crate::acpi_table::{self, TableError, u16_at};
+use crate::viommu::virtio::WINDOW;
 use hv_core::Gpa;
 
 const SIGNATURE: &[u8; 4] = b"VIOT";
+const DEVICE_SIGNATURE: &[u8; 4] = b"SSDT";
 const HEADER: usize = 48;
 const PCI_RANGE: u8 = 1;
 const PCI_RANGE_SIZE: usize = 24;
@@ -66,6 +78,39 @@ impl VirtioMmio {
         acpi_table::finish(table, SIGNATURE, 0)
     }
 
+    /// The size of the table that [`VirtioMmio::device_table`] makes.
+    pub const DEVICE_TABLE_SIZE: usize = acpi_table::HEADER + 55;
+
+    /// The table that makes a virtio device of it, wired to input `pin`, 0 to 15, of the
+    /// I/O APIC: edge-triggered, active high. Its registers lie below 4 GiB.
+    pub fn device_table(&self, pin: u8) -> [u8; Self::DEVICE_TABLE_SIZE] {
+        let [b0, b1, b2, b3] = (self.registers.raw() as u32).to_le_bytes();
+        let [l0, l1, l2, l3] = (WINDOW as u32).to_le_bytes();
+        let [p0, p1] = 1u16.checked_shl(pin.into()).unwrap_or(0).to_le_bytes();
+        // Each length counts itself and what follows to the end.
+        #[rustfmt::skip]
+        let block = [
+            // Scope, length, name.
+            0x10, 54, b'\\', b'_', b'S', b'B', b'_',
+            // Device, length, name.
+            0x5b, 0x82, 46, b'I', b'O', b'M', b'M',
+            // Name, _HID, a string: the id of virtio-mmio.
+            0x08, b'_', b'H', b'I', b'D',
+            0x0d, b'L', b'N', b'R', b'O', b'0', b'0', b'0', b'5', 0,
+            // Name, _CRS, a buffer of 17 bytes.
+            0x08, b'_', b'C', b'R', b'S', 0x11, 20, 0x0a, 17,
+            // A fixed range of memory, writable.
+            0x86, 9, 0, 1, b0, b1, b2, b3, l0, l1, l2, l3,
+            // An interrupt, edge-triggered, active high.
+            0x22, p0, p1,
+            // The end.
+            0x79, 0,
+        ];
+        let mut table = [0; Self::DEVICE_TABLE_SIZE];
+        table[acpi_table::HEADER..].copy_from_slice(&block);
+        acpi_table::finish(table, DEVICE_SIGNATURE, 2)
+    }
+
     /// The unit that translates for PCI functions, according to a table. Firmware is
     /// not trusted to be right.
     pub fn find(bytes: &[u8]) -> Result<Self, ViotError> {
@@ -114,6 +159,26 @@ mod tests {
     #[test]
     fn a_table_leads_to_the_unit_it_was_made_of() {
         assert_eq!(VirtioMmio::find(&UNIT.table()), Ok(UNIT));
+    }
+
+    #[test]
+    fn the_device_has_the_units_registers_and_its_interrupt() {
+        let table = UNIT.device_table(5);
+        assert_eq!(&table[..4], b"SSDT");
+        assert_eq!(
+            table.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)),
+            0
+        );
+        let block = &table[36..];
+        // What lies in what: each length reaches to the end.
+        for (at, length) in [(1, block[1]), (9, block[9]), (35, block[35])] {
+            assert_eq!(at + usize::from(length), block.len(), "{at}");
+        }
+        assert_eq!(block[38..].len(), block[37].into());
+        let resources = [
+            0x86, 9, 0, 1, 0, 0, 0xd9, 0xfe, 0, 0x10, 0, 0, 0x22, 0x20, 0,
+        ];
+        assert_eq!(block[38..53], resources);
     }
 
     #[test]

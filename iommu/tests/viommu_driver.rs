@@ -48,12 +48,12 @@ impl PhysMemory for View {
     }
 }
 
-fn with_driver(test: impl FnOnce(&RefCell<Machine>, &mut VtdUnit<Window<'_>, View>)) {
+fn with_driver(test: impl FnOnce(&RefCell<Machine>, &mut VtdUnit<'_, Window<'_>, View>)) {
     let machine = RefCell::new(Machine::new());
     let view = View(machine.borrow().memory);
     let pool = FramePool::new(Hpa::new(48 << 12), 8);
     let mut driver =
-        VtdUnit::start(Window(&machine), view, pool, Implementation::Hardware).unwrap();
+        VtdUnit::start(Window(&machine), &view, pool, Implementation::Hardware).unwrap();
     {
         let machine = machine.borrow();
         for table in [TABLE_A, TABLE_B] {

@@ -194,7 +194,7 @@ const PORTION: u64 = 16 * 512;
 #[test]
 fn a_portion_of_more_than_a_turns_work_is_refused() {
     let many = |pages| {
-        let mapping = |index| record(5, 0b1101, [index * pages << 12, pages, 0]);
+        let mapping = |index| record(5, 0b1101, [(index * pages) << 12, pages, 0]);
         let mappings = |count| (0..count).map(mapping).collect::<Vec<_>>().concat();
         mappings(PORTION / pages + 1)
     };

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
 
-/// Depends on the release's current stock kernel.
-const CURRENT_KERNEL: &str = "linux-image-amd64";
+/// Each depends on a stock kernel: the release's current one, and the newer one that
+/// Debian 12 has beside it.
+const KERNELS: [&str; 2] = ["linux-image-amd64", "linux-image-6.12-amd64"];
 /// What a kernel's package name starts with; the version follows.
 const KERNEL_PREFIX: &str = "linux-image-";
 const BUSYBOX: &str = "busybox-static";
@@ -28,29 +29,44 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The kernel that was fetched before, or else the release's current one.
+    /// The oldest kernel with all these modules that was fetched before, or else the
+    /// first that is offered.
     ///
     /// # Errors
-    /// The package cannot be found, fetched or unpacked.
-    pub fn fetch() -> Result<Self> {
-        if let Some(kernel) = Self::fetched_before() {
+    /// No package has it, or it cannot be fetched or unpacked.
+    pub fn fetch(modules: &[&str]) -> Result<Self> {
+        let has_all = |kernel: &Self| modules.iter().all(|path| kernel.module(path).is_some());
+        if let Some(kernel) = Self::fetched_before().into_iter().find(has_all) {
             return Ok(kernel);
         }
         refresh_lists();
-        let depends = output(Command::new("apt-cache").args(["depends", CURRENT_KERNEL]))?;
-        let package = kernel_package(&depends).with_context(|| {
-            format!("no {CURRENT_KERNEL} is offered; `apt-get update` may help")
-        })?;
+        for name in KERNELS {
+            let kernel = Self::offered(name)?;
+            if has_all(&kernel) {
+                return Ok(kernel);
+            }
+        }
+        bail!("none of {KERNELS:?} has the modules {modules:?}")
+    }
+
+    fn offered(name: &str) -> Result<Self> {
+        let depends = output(Command::new("apt-cache").args(["depends", name]))?;
+        let package = kernel_package(&depends)
+            .with_context(|| format!("no {name} is offered; `apt-get update` may help"))?;
         Self::in_package(package, unpacked(package)?)
             .with_context(|| format!("{package} holds no kernel"))
     }
 
-    fn fetched_before() -> Option<Self> {
-        let folders = fs::read_dir(directory()).ok()?.flatten();
-        folders.into_iter().find_map(|folder| {
-            let package = folder.file_name().into_string().ok()?;
-            Self::in_package(&package, folder.path().join(FILES))
-        })
+    fn fetched_before() -> Vec<Self> {
+        let folders = fs::read_dir(directory()).into_iter().flatten().flatten();
+        let mut kernels: Vec<_> = folders
+            .filter_map(|folder| {
+                let package = folder.file_name().into_string().ok()?;
+                Self::in_package(&package, folder.path().join(FILES))
+            })
+            .collect();
+        kernels.sort_by(|a, b| a.version.cmp(&b.version));
+        kernels
     }
 
     /// The kernel in the unpacked `files` of `package`, if they have one.
@@ -66,10 +82,20 @@ impl Kernel {
     }
 
     /// A module by its path below `kernel`; `None` if this kernel has it built in or
-    /// not at all.
+    /// not at all. Newer kernels have theirs compressed.
     pub fn module(&self, path: &str) -> Option<Vec<u8>> {
         let modules = self.files.join("lib/modules").join(&self.version);
-        fs::read(modules.join("kernel").join(path)).ok()
+        let file = modules.join("kernel").join(path);
+        let compressed = file.with_extension("ko.xz");
+        if !compressed.exists() {
+            return fs::read(file).ok();
+        }
+        let unpacked = Command::new("xz")
+            .arg("-dc")
+            .arg(compressed)
+            .output()
+            .ok()?;
+        unpacked.status.success().then_some(unpacked.stdout)
     }
 }
 

@@ -246,7 +246,9 @@ fn command_line(config: &Config<'_>, files: &Files) -> Command {
         // It reaches the addresses of interrupts, as most devices do.
         None => command.args(["-device", "edu,dma_mask=0xffffffff"]),
         Some(disk) => {
-            let options = "if=none,id=disk,format=raw,file.locking=off";
+            // Both machines are on one host, whose page cache is the disk: that it may
+            // be behind on its own disk must not count as the guest's time.
+            let options = "if=none,id=disk,format=raw,file.locking=off,cache=unsafe";
             command.args(["-drive", &format!("{options},file={}", disk.display())]);
             command.args(["-device", "nvme,drive=disk,share-rw=on,serial=strandline"]);
             // The build of SeaBIOS without a driver for NVMe: the other one keeps so

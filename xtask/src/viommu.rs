@@ -19,4 +19,16 @@ impl Viommu {
             .map(|value| value.get_name().to_owned())
             .unwrap_or_default()
     }
+
+    /// What Debian's stock kernel needs to drive it that is not built in: modules by
+    /// their paths below `kernel`, each after those it depends on.
+    pub fn modules(self) -> &'static [&'static str] {
+        match self {
+            Self::Vtd => &[],
+            Self::Virtio => &[
+                "drivers/virtio/virtio_mmio.ko",
+                "drivers/iommu/virtio-iommu.ko",
+            ],
+        }
+    }
 }

@@ -1,7 +1,10 @@
 //! The role of the destination: builds the guest from the stream, and runs it.
 
 use crate::events;
-use crate::guest::{Guest, GuestEnd, Turn};
+use crate::guest::{Guest, GuestEnd};
+use crate::turns::{self, Next};
+use core::convert::Infallible;
+use core::ops::ControlFlow;
 use hv_core::clock::Clock;
 use log::info;
 use migration::destination::{Destination, DestinationError, Outcome, Status};
@@ -40,13 +43,6 @@ pub fn receive(
 
 /// Runs the guest until it ends.
 pub fn run(guest: &mut Guest<'_>) -> GuestEnd {
-    loop {
-        let vectors = match guest.advance() {
-            Ok(Turn::Ran) => continue,
-            Ok(Turn::Interrupted | Turn::Busy) => interrupts::poll(),
-            Ok(Turn::Idle) => interrupts::wait(),
-            Err(end) => return end,
-        };
-        guest.take_interrupts(vectors);
-    }
+    let Err(end) = turns::run::<Infallible>(guest, |_| ControlFlow::Continue(Next::Sleep));
+    end
 }

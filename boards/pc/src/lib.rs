@@ -19,6 +19,7 @@ pub mod modules;
 pub mod options;
 pub mod source;
 pub mod tick;
+pub mod turns;
 pub mod vectors;
 pub mod wall_clock;
 pub mod worker;

@@ -5,13 +5,14 @@
 //! it gets all of it.
 
 use crate::events::{self, Value};
-use crate::guest::{Guest, GuestEnd, Turn};
+use crate::guest::{Guest, GuestEnd};
+use crate::turns::{self, Next};
+use core::ops::ControlFlow;
 use hv_core::clock::Clock;
 use hv_core::dirty::DirtySource;
 use log::{error, info, warn};
 use migration::link::Link;
 use migration::source::{Event, Outcome, RoundStats, Source, Status, Totals};
-use strandline_rt::{cpu, interrupts};
 
 /// How it ended for this machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,20 +25,10 @@ pub enum End {
     InDoubt,
 }
 
-/// What to do until something happens.
-enum Next {
-    /// There is work: go on at once.
-    Work,
-    /// Nothing before the next interrupt.
-    Sleep,
-    /// The other machine will act, which raises no interrupt.
-    Spin,
-}
-
 /// Runs the guest until it has left or ended. Its migration starts
-/// `migrate_after_us` from now, when
-/// the guest gives its cue, or when the operator asks for it. An interrupt cuts in at least every few
-/// milliseconds: the caller has started the tick.
+/// `migrate_after_us` from now, when the guest gives its cue, or when the operator asks
+/// for it. An interrupt cuts in at least every few milliseconds: the caller has started
+/// the tick.
 pub fn run(
     guest: &mut Guest<'_>,
     mut migration: Source<'_>,
@@ -47,21 +38,7 @@ pub fn run(
 ) -> End {
     let mut start_at = clock.now_us().saturating_add(migrate_after_us);
     let mut over = false;
-    loop {
-        let turn = match guest.advance() {
-            Ok(turn) => turn,
-            Err(end) => {
-                if !over {
-                    migration.cancel(guest, link);
-                }
-                return End::Guest(end);
-            }
-        };
-        if turn == Turn::Ran {
-            continue;
-        }
-        guest.take_interrupts(interrupts::poll());
-
+    let left = turns::run(guest, |guest| {
         let is_cued = guest.take_cue();
         if is_cued {
             events::emit("cue", &[]);
@@ -69,44 +46,39 @@ pub fn run(
         if is_cued || events::take_migration_request() {
             start_at = 0;
         }
-        let mut next = Next::Sleep;
-        if !over && clock.now_us() >= start_at {
-            let step = migration.step(guest, link, clock);
-            if let Some(event) = step.event {
-                report(&event);
+        if over || clock.now_us() < start_at {
+            return ControlFlow::Continue(Next::Sleep);
+        }
+        let step = migration.step(guest, link, clock);
+        if let Some(event) = step.event {
+            report(&event);
+        }
+        ControlFlow::Continue(match step.status {
+            Status::Working => Next::Work,
+            Status::WaitingForPeer => Next::Spin,
+            Status::ThrottledUntil(_) => Next::Sleep,
+            Status::Finished(Outcome::Done) => {
+                report_migrated(migration.progress());
+                return ControlFlow::Break(End::Migrated);
             }
-            next = match step.status {
-                Status::Working => Next::Work,
-                Status::WaitingForPeer => Next::Spin,
-                Status::ThrottledUntil(_) => Next::Sleep,
-                Status::Finished(Outcome::Done) => {
-                    report_migrated(migration.progress());
-                    return End::Migrated;
-                }
-                Status::Finished(Outcome::InDoubt(error)) => {
-                    error!("migration: {error}; the guest may run at the destination");
-                    return End::InDoubt;
-                }
-                Status::Finished(Outcome::Failed(error)) => {
-                    warn!("migration failed, the guest goes on here: {error}");
-                    events::emit("migration-failed", &[("reason", (&error).into())]);
-                    over = true;
-                    Next::Work
-                }
-            };
+            Status::Finished(Outcome::InDoubt(error)) => {
+                error!("migration: {error}; the guest may run at the destination");
+                return ControlFlow::Break(End::InDoubt);
+            }
+            Status::Finished(Outcome::Failed(error)) => {
+                warn!("migration failed, the guest goes on here: {error}");
+                events::emit("migration-failed", &[("reason", (&error).into())]);
+                over = true;
+                Next::Work
+            }
+        })
+    });
+    left.unwrap_or_else(|end| {
+        if !over {
+            migration.cancel(guest, link);
         }
-        if turn == Turn::Idle {
-            let vectors = match next {
-                Next::Work => interrupts::poll(),
-                Next::Sleep => interrupts::wait(),
-                Next::Spin => {
-                    cpu::pause();
-                    interrupts::poll()
-                }
-            };
-            guest.take_interrupts(vectors);
-        }
-    }
+        End::Guest(end)
+    })
 }
 
 fn report(event: &Event) {

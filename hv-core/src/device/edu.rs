@@ -43,6 +43,9 @@ mod status {
     pub(super) const INTERRUPT: u32 = 1 << 7;
 }
 
+/// Interrupt cause: a factorial is done.
+const FACTORIAL_DONE: u32 = 1 << 0;
+
 /// Bits of the DMA command register.
 mod command {
     /// Start; reads as set until the transfer is done.
@@ -117,22 +120,48 @@ pub struct Staging<'a> {
 /// registers, its interrupts go nowhere, and its DMA reaches the staging page.
 pub struct Edu<R> {
     registers: R,
+    /// A factorial was under way whose interrupt is still to come.
+    awaits_interrupt: bool,
 }
 
 impl<R: Mmio> Edu<R> {
     /// The device behind these registers.
     pub fn new(registers: R) -> Self {
-        Self { registers }
+        Self {
+            registers,
+            awaits_interrupt: false,
+        }
     }
 
-    /// Whether neither a transfer nor a computation is under way.
-    pub fn is_resting(&self) -> bool {
-        self.registers.read32(register::STATUS) & status::BUSY == 0
-            && self.registers.read64(register::DMA_COMMAND) & command::RUN == 0
+    /// Whether neither a transfer nor a computation is under way, and the interrupts
+    /// of those that were have been raised. To be asked, until it is so, from when the
+    /// guest is stopped.
+    ///
+    /// The device says that a factorial is done before it raises the interrupt for it.
+    /// One that is seen under way is therefore over when its interrupt is there. Not
+    /// covered is the moment between the two itself, at the first call.
+    pub fn is_resting(&mut self) -> bool {
+        let status = self.registers.read32(register::STATUS);
+        if status & status::BUSY != 0 {
+            self.awaits_interrupt = status & status::INTERRUPT != 0;
+            return false;
+        }
+        let raised = self.registers.read32(register::INTERRUPT_STATUS);
+        if self.awaits_interrupt && raised & FACTORIAL_DONE == 0 {
+            return false;
+        }
+        self.awaits_interrupt = false;
+        !self.is_busy()
+    }
+
+    fn is_busy(&self) -> bool {
+        self.registers.read32(register::STATUS) & status::BUSY != 0
+            || self.registers.read64(register::DMA_COMMAND) & command::RUN != 0
     }
 
     /// Reads the state of a resting device. `relax` is called while waiting for
-    /// the transfer; it says whether to wait on.
+    /// the transfer; it says whether to wait on. On an error the device has its
+    /// registers back, but for the command of a transfer that does not end.
     pub fn save(
         &self,
         staging: &Staging<'_>,
@@ -151,9 +180,12 @@ impl<R: Mmio> Edu<R> {
             dma_command: registers.read64(register::DMA_COMMAND),
             buffer: [0; WORDS_PER_FRAME],
         };
-        self.transfer(command::TO_MEMORY, staging, relax)?;
+        let transferred = self.transfer(command::TO_MEMORY, staging, relax);
+        if transferred.is_err() {
+            self.put_addresses(&state);
+        }
         staging.frame.copy_to(&mut state.buffer);
-        Ok(state)
+        transferred.map(|()| state)
     }
 
     /// Puts a state into the device, whatever it held before: at the destination,
@@ -180,21 +212,26 @@ impl<R: Mmio> Edu<R> {
         registers.write32(register::LIVENESS, !state.liveness);
 
         staging.frame.copy_from(&state.buffer);
-        self.transfer(0, staging, relax)?;
+        let mut transferred = self.transfer(0, staging, relax);
         // The command register only takes a value that starts a transfer, so the
         // last one must have the direction that the guest's last one had.
-        if state.dma_command != 0 {
-            self.transfer(state.dma_command, staging, relax)?;
+        if transferred.is_ok() && state.dma_command != 0 {
+            transferred = self.transfer(state.dma_command, staging, relax);
         }
-        registers.write64(register::DMA_SOURCE, state.dma_source);
-        registers.write64(register::DMA_DESTINATION, state.dma_destination);
-        registers.write64(register::DMA_COUNT, state.dma_count);
-
+        // Whatever came of it, the guest's registers are the guest's again.
+        self.put_addresses(state);
         registers.write32(register::INTERRUPT_ACK, u32::MAX);
         if state.interrupts != 0 {
             registers.write32(register::INTERRUPT_RAISE, state.interrupts);
         }
-        Ok(())
+        transferred
+    }
+
+    fn put_addresses(&self, state: &EduState) {
+        let registers = &self.registers;
+        registers.write64(register::DMA_SOURCE, state.dma_source);
+        registers.write64(register::DMA_DESTINATION, state.dma_destination);
+        registers.write64(register::DMA_COUNT, state.dma_count);
     }
 
     /// Moves the whole buffer to or from the staging page.
@@ -219,7 +256,7 @@ impl<R: Mmio> Edu<R> {
     }
 
     fn wait(&self, relax: &mut impl FnMut() -> bool) -> Result<(), EduError> {
-        while !self.is_resting() {
+        while self.is_busy() {
             if !relax() {
                 return Err(EduError::Stuck);
             }
@@ -426,6 +463,54 @@ mod tests {
             });
             assert_eq!(result, Err(EduError::Stuck));
             assert_eq!(staging.frame.words()[1].load(Ordering::Relaxed), 0);
+        });
+    }
+
+    #[test]
+    fn a_transfer_that_does_not_end_leaves_the_guests_registers() {
+        let stuck = |result: Result<(), EduError>, model: &Model<'_>| {
+            assert_eq!(result, Err(EduError::Stuck));
+            let mut left = *model.state.borrow();
+            left.dma_command = some_state().dma_command;
+            assert_eq!(left, some_state());
+        };
+        with_model(some_state(), |model, staging| {
+            stuck(
+                Edu::new(model).save(staging, &mut || false).map(drop),
+                model,
+            );
+        });
+        with_model(some_state(), |model, staging| {
+            let result = Edu::new(model).restore(&some_state(), staging, &mut || false);
+            stuck(result, model);
+        });
+    }
+
+    #[test]
+    fn a_factorial_is_over_when_its_interrupt_is_there() {
+        let computing = EduState {
+            status: status::BUSY | status::INTERRUPT,
+            interrupts: 0,
+            ..some_state()
+        };
+        with_model(computing, |model, _| {
+            let mut edu = Edu::new(model);
+            assert!(!edu.is_resting());
+            // The device is done, and about to say so.
+            model.state.borrow_mut().status = status::INTERRUPT;
+            assert!(!edu.is_resting());
+            model.state.borrow_mut().interrupts = FACTORIAL_DONE;
+            assert!(edu.is_resting());
+        });
+        let silent = EduState {
+            status: status::BUSY,
+            ..computing
+        };
+        with_model(silent, |model, _| {
+            let mut edu = Edu::new(model);
+            assert!(!edu.is_resting());
+            model.state.borrow_mut().status = 0;
+            assert!(edu.is_resting(), "no interrupt was asked for");
         });
     }
 

@@ -134,10 +134,12 @@ impl<'m, M: PhysMemory> GuestMemory<'m, M> {
     }
 
     /// The guest frame backed by the host frame that holds `hpa`, if any.
+    #[inline(always)]
     pub fn gfn_of(&self, hpa: Hpa) -> Option<Gfn> {
         let frame = hpa.raw() >> PAGE_SHIFT;
         self.slots.iter().find_map(|slot| {
-            let index = frame.checked_sub(slot.hpa.raw() >> PAGE_SHIFT)?;
+            // Below the slot, it wraps around to more than any slot has.
+            let index = frame.wrapping_sub(slot.hpa.raw() >> PAGE_SHIFT);
             (index < slot.frames).then(|| Gfn::new(slot.gfn.number() + index))
         })
     }

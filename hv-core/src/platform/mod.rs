@@ -56,6 +56,8 @@ pub const PM_TIMER_PORT: u16 = 0x608;
 const PM_TIMER_HZ: u32 = 3_579_545;
 /// The input of the I/O APIC that the serial port is wired to.
 pub const UART_PIN: usize = 4;
+/// The input for an IOMMU with an interrupt line.
+pub const IOMMU_PIN: u8 = 5;
 
 /// What a write to a port asks of the image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -221,6 +223,11 @@ impl Platform {
         IoEffect::None
     }
 
+    /// Whether CPU `cpu` has device registers at `gpa`.
+    pub fn has_registers(&mut self, cpu: usize, gpa: Gpa) -> bool {
+        self.window(cpu, gpa).is_some() || self.pci.read_memory(gpa).is_some()
+    }
+
     /// Reads `width` bytes of device registers in memory for CPU `cpu`: all ones where
     /// there are none. Configuration space is read in up to 32 bits and MSI-X
     /// structures in 64 as well; everything else in 32.
@@ -370,7 +377,13 @@ impl Platform {
     /// The serial port's interrupt reaches the I/O APIC.
     fn wire_uart(&mut self) {
         let is_high = self.uart.requests_interrupt();
-        let sent = self.ioapic.set_input(UART_PIN, is_high);
+        self.set_input(UART_PIN, is_high);
+    }
+
+    /// An input of the I/O APIC is high or low from now on; when it rises, that is an
+    /// interrupt.
+    pub fn set_input(&mut self, pin: usize, is_high: bool) {
+        let sent = self.ioapic.set_input(pin, is_high);
         self.send_from_ioapic(sent);
     }
 

@@ -233,7 +233,7 @@ impl Rtc {
 
     fn encoded(&self, value: u8) -> u8 {
         match self.memory(REGISTER_B) & BINARY {
-            0 => value / 10 << 4 | value % 10,
+            0 => ((value / 10) << 4) | (value % 10),
             _ => value,
         }
     }

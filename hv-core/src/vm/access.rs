@@ -1,6 +1,7 @@
 //! Accesses to addresses where the guest has no memory: device registers.
 
 use super::decode::{self, MAX_LENGTH, Operation, Place, sign_extend, truncate};
+use super::oddity::Oddity;
 use super::{Event, GuestError, MmioRegion, Vm, alu, walk};
 use crate::Gpa;
 use crate::memory::PhysMemory;
@@ -27,6 +28,9 @@ impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
             .iter_mut()
             .find(|region| region.contains(gpa, width));
         let is_outside = region.is_some();
+        if !is_outside && !self.platform.has_registers(cpu, gpa) {
+            self.oddities.note(Oddity::Nowhere(gpa));
+        }
         let mut effect = IoEffect::None;
         match access.operation {
             Operation::Read { to, is_signed } => {

@@ -1,5 +1,6 @@
 //! Intercepted instructions.
 
+use super::oddity::Oddity;
 use super::{Event, Outside, Vm};
 use crate::memory::PhysMemory;
 use crate::platform::cpuid::{self, Topology};
@@ -42,14 +43,18 @@ impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
                         self.cpus[cpu].state.set_edx_eax(value);
                         self.cpus[cpu].state.advance_to(next_rip);
                     }
-                    Err(_) => self.cpus[cpu].state.pending = Pending::GP,
+                    Err(_) => {
+                        self.oddities.note(Oddity::Msr(number));
+                        self.cpus[cpu].state.pending = Pending::GP;
+                    }
                 }
             }
             Intercepted::WriteMsr => self.write_msr(cpu, next_rip),
             // String forms would need the guest's segments and tables; no driver of
             // what is on this platform uses them.
             Intercepted::Io(access) if access.is_string => {
-                self.cpus[cpu].state.pending = Pending::GP
+                self.oddities.note(Oddity::StringPort(access.port));
+                self.cpus[cpu].state.pending = Pending::GP;
             }
             Intercepted::Io(access) => return self.port(cpu, access, next_rip, outside),
         }
@@ -70,7 +75,10 @@ impl<M: PhysMemory, V: Vcpu> Vm<'_, M, V> {
                     MsrEffect::Send(message) => self.platform.cpus.send(message, Some(cpu)),
                 }
             }
-            Err(_) => state.pending = Pending::GP,
+            Err(_) => {
+                state.pending = Pending::GP;
+                self.oddities.note(Oddity::Msr(number));
+            }
         }
     }
 

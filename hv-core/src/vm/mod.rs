@@ -34,6 +34,7 @@ mod alu;
 mod decode;
 mod execute;
 mod exits;
+mod oddity;
 mod outside;
 mod saved;
 #[cfg(test)]
@@ -54,6 +55,7 @@ use crate::platform::time::Time;
 use crate::vcpu::gpr::RCX;
 use crate::vcpu::{Entry, Exit, Pending, Vcpu, VcpuState};
 use heapless::Vec;
+use oddity::Oddities;
 
 /// One CPU of a guest.
 struct Cpu {
@@ -96,6 +98,7 @@ pub struct Vm<'m, M, V> {
     cpus: Vec<Cpu, MAX_CPUS>,
     platform: Platform,
     exits: ExitCounts,
+    oddities: Oddities,
     /// The host's time stamp counter when CPU 0 was saved or restored last.
     moment: u64,
 }
@@ -128,6 +131,7 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
             cpus: cpus.collect(),
             platform,
             exits: ExitCounts::default(),
+            oddities: Oddities::default(),
             moment: 0,
         }
     }

@@ -13,14 +13,14 @@ use hv_core::mmio::Mmio;
 use hv_core::platform::apic::Msi;
 
 /// A running unit of either vendor, chosen when the machine is known.
-pub enum AnyUnit<R, M> {
+pub enum AnyUnit<'m, R, M> {
     /// Intel VT-d.
-    Vtd(VtdUnit<R, M>),
+    Vtd(VtdUnit<'m, R, M>),
     /// AMD-Vi.
-    AmdVi(AmdUnit<R, M>),
+    AmdVi(AmdUnit<'m, R, M>),
 }
 
-impl<R, M> AnyUnit<R, M> {
+impl<R, M> AnyUnit<'_, R, M> {
     /// The format of the tables that it walks.
     pub fn format(&self) -> AnyFormat {
         match self {
@@ -31,7 +31,7 @@ impl<R, M> AnyUnit<R, M> {
 }
 
 /// Its kind and the way it is used, in words.
-impl<R: Mmio, M: PhysMemory> fmt::Display for AnyUnit<R, M> {
+impl<R: Mmio, M: PhysMemory> fmt::Display for AnyUnit<'_, R, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Vtd(unit) => unit.description().fmt(f),
@@ -50,7 +50,7 @@ macro_rules! with {
     };
 }
 
-impl<R: Mmio, M: PhysMemory> HostUnit for AnyUnit<R, M> {
+impl<R: Mmio, M: PhysMemory> HostUnit for AnyUnit<'_, R, M> {
     fn levels(&self) -> u8 {
         with!(self, unit => unit.levels())
     }

@@ -8,6 +8,7 @@ use crate::unit::UnitError;
 const MAX_POLLS: u32 = 1_000_000;
 
 /// Waits until `done` says so.
+#[inline]
 pub(super) fn poll(mut done: impl FnMut() -> Result<bool, UnitError>) -> Result<(), UnitError> {
     for _ in 0..MAX_POLLS {
         if done()? {

@@ -9,7 +9,7 @@
 use super::poll::poll;
 use crate::unit::UnitError;
 use core::fmt::Debug;
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 use hv_core::memory::{Frame, FramePool, PhysMemory};
 use hv_core::{Hpa, PAGE_SIZE};
 
@@ -27,9 +27,12 @@ pub(super) trait Port {
 }
 
 /// The ring and the word, one frame each.
-pub(super) struct Ring {
+pub(super) struct Ring<'m> {
     base: Hpa,
-    answer: Hpa,
+    commands: &'m Frame,
+    /// Where the word is.
+    answer_at: Hpa,
+    answer: &'m AtomicU64,
     /// The size of a command's slot in bytes, 16 or 32. What is beyond a command's
     /// own 16 bytes stays zero.
     slot: u64,
@@ -42,12 +45,15 @@ pub(super) struct Ring {
     lost: bool,
 }
 
-impl Ring {
+impl<'m> Ring<'m> {
     /// An empty ring with slots of `slot` bytes.
-    pub(super) fn new(mem: &impl PhysMemory, pool: &mut FramePool, slot: u64) -> Option<Self> {
+    pub(super) fn new(mem: &'m impl PhysMemory, pool: &mut FramePool, slot: u64) -> Option<Self> {
+        let (base, answer_at) = (pool.take(mem)?, pool.take(mem)?);
         Some(Self {
-            base: pool.take(mem)?,
-            answer: pool.take(mem)?,
+            base,
+            commands: mem.frame(base)?,
+            answer_at,
+            answer: mem.frame(answer_at)?.words().first()?,
             slot,
             tail: 0,
             sequence: 0,
@@ -87,71 +93,50 @@ impl Ring {
     /// Has the unit carry out `commands`, fewer than there are slots, in this order,
     /// and waits for the last. Stores to tables made before the call are what the
     /// unit reads from then on.
-    pub(super) fn execute(
-        &mut self,
-        port: &impl Port,
-        mem: &impl PhysMemory,
-        commands: &[u128],
-    ) -> Result<(), UnitError> {
+    #[inline(always)]
+    pub(super) fn execute(&mut self, port: &impl Port, commands: &[u128]) -> Result<(), UnitError> {
         self.health()?;
-        let result = self.post_and_wait(port, mem, commands);
-        self.lost = result.is_err();
-        result
-    }
-
-    fn post_and_wait(
-        &mut self,
-        port: &impl Port,
-        mem: &impl PhysMemory,
-        commands: &[u128],
-    ) -> Result<(), UnitError> {
         self.sequence = self.sequence.wrapping_add(1);
-        let wait = port.wait_command(self.answer, self.sequence);
-        let ring = mem.frame(self.base).ok_or(UnitError::NoAnswer)?;
         for command in commands {
-            self.push(ring, *command);
+            self.push(*command);
         }
-        self.push(ring, wait);
+        self.push(port.wait_command(self.answer_at, self.sequence));
         self.show(port);
-
-        let answer = mem.frame(self.answer).ok_or(UnitError::NoAnswer)?;
-        poll(|| {
+        let answered = poll(|| {
             // Acquire: whatever the drained DMA wrote is read only after this.
-            if answer.words()[0].load(Ordering::Acquire) as u32 == self.sequence {
+            if self.answer.load(Ordering::Acquire) as u32 == self.sequence {
                 return Ok(true);
             }
             match port.failure() {
                 None => Ok(false),
-                Some(failure) => {
-                    log::error!("the remapping unit stopped ({failure:?}) in {commands:#x?}");
-                    Err(UnitError::NoAnswer)
-                }
+                Some(failure) => Err(stopped(&failure, commands)),
             }
-        })
+        });
+        self.lost = answered.is_err();
+        answered
     }
 
     /// Shows the unit what was pushed. Release: it may fetch at once, commands and
     /// the tables they are about.
+    #[inline]
     pub(super) fn show(&self, port: &impl Port) {
         fence(Ordering::Release);
         port.ring_doorbell(self.tail);
     }
 
-    /// Writes a command that stands alone into the next slot. The unit does not see
-    /// it yet.
-    pub(super) fn post(&mut self, mem: &impl PhysMemory, raw: u128) -> Result<(), UnitError> {
-        let ring = mem.frame(self.base).ok_or(UnitError::NoAnswer)?;
-        self.push(ring, raw);
-        Ok(())
-    }
-
+    /// Writes a command into the next slot. The unit does not see it yet.
     #[inline]
-    fn push(&mut self, ring: &Frame, raw: u128) {
-        let slot = self.tail as usize / 8;
-        if let [low, high, ..] = &ring.words()[slot..] {
-            low.store(raw as u64, Ordering::Relaxed);
-            high.store((raw >> 64) as u64, Ordering::Relaxed);
-        }
+    pub(super) fn push(&mut self, raw: u128) {
+        let (pairs, _) = self.commands.words().as_chunks::<2>();
+        let [low, high] = &pairs[self.tail as usize / 16 % pairs.len()];
+        low.store(raw as u64, Ordering::Relaxed);
+        high.store((raw >> 64) as u64, Ordering::Relaxed);
         self.tail = (self.tail + self.slot) % PAGE_SIZE;
     }
+}
+
+#[cold]
+fn stopped(failure: &dyn Debug, commands: &[u128]) -> UnitError {
+    log::error!("the remapping unit stopped ({failure:?}) in {commands:#x?}");
+    UnitError::NoAnswer
 }

@@ -147,7 +147,7 @@ impl<'m> PinTracker<'m> {
 
     /// Counts one holder less, of the kind they were pinned for, of each of `count`
     /// pages from `first` on. A page that is not held in that way stays as it is.
-    #[inline]
+    #[inline(always)]
     pub fn unpin(&mut self, first: Gfn, count: u64, holder: impl Into<Holder>) {
         let Some(range) = self.range(first, count) else {
             return;
@@ -341,6 +341,41 @@ mod tests {
             pins.begin_epoch();
         }
         assert_eq!(pins.holders(PAGE), Holders::default());
+    }
+
+    #[test]
+    fn a_run_of_pages_is_counted_like_its_pages_one_by_one() {
+        let (mut memory, mut other) = ([0; 300], [0; 300]);
+        let mut runs = PinTracker::new(&mut memory);
+        let mut pages = PinTracker::new(&mut other);
+        let spans = [
+            (0, 300, Access::ReadWrite),
+            (70, 5, Access::Read),
+            (10, 1, Access::Write),
+            (3, 201, Access::ReadWrite),
+            (100, 200, Access::Read),
+        ];
+        let same = |runs: &PinTracker<'_>, pages: &PinTracker<'_>| {
+            assert_eq!(runs.writable_pages(), pages.writable_pages());
+            assert_eq!(runs.words, pages.words);
+        };
+        for (first, count, access) in spans {
+            runs.pin(Gfn::new(first), count, access).unwrap();
+            for gfn in first..first + count {
+                pages.pin(Gfn::new(gfn), 1, access).unwrap();
+            }
+            same(&runs, &pages);
+        }
+        for (first, count, access) in spans {
+            runs.begin_epoch();
+            pages.begin_epoch();
+            runs.unpin(Gfn::new(first), count, access);
+            for gfn in first..first + count {
+                pages.unpin(Gfn::new(gfn), 1, access);
+            }
+            same(&runs, &pages);
+        }
+        assert_eq!(runs.writable_pages(), 0);
     }
 
     #[test]

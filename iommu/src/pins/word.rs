@@ -10,8 +10,7 @@
 //! the number of mappings that let it and the epoch in which the last of them went
 //! share their bits. Epoch 0 means that there never was one.
 //!
-//! What is done to many words has no branches in it, so that compilers do several at
-//! once.
+//! Words are compared without branches, so that compilers do several at once.
 
 use super::{Epoch, Holder, Holders, LastWritable};
 
@@ -23,6 +22,9 @@ const VALUE: u32 = WRITABLE - 1;
 const WRITERS: u32 = WRITABLE | VALUE;
 /// Of [`WRITERS`]: exactly one mapping permits writes.
 const ONE_WRITER: u32 = WRITABLE | 1;
+
+/// How many words are looked at as one, for they may well be equal.
+const AS_ONE: usize = 64;
 
 /// Where a word keeps one of the other counts.
 #[derive(Clone, Copy)]
@@ -70,60 +72,77 @@ pub(super) fn first_full(words: &[u32], holder: Holder) -> Option<usize> {
 /// Counts `holder` once more in each of `words`, none of which is full. Returns how
 /// many of the pages no device could write before, and one can now.
 pub(super) fn add(words: &mut [u32], holder: Holder) -> u32 {
-    let Some(field) = Field::of(holder) else {
-        return add_writer(words);
-    };
-    for word in words {
-        *word += 1 << field.shift;
+    match Field::of(holder) {
+        Some(field) => change(words, |word| (word + (1 << field.shift), false)),
+        None => change(words, |word| {
+            let is_new = word & WRITABLE == 0;
+            // The epoch makes way for the count.
+            let counted = if is_new {
+                word & !WRITERS | WRITABLE
+            } else {
+                word
+            };
+            (counted + 1, is_new)
+        }),
     }
-    0
-}
-
-fn add_writer(words: &mut [u32]) -> u32 {
-    let mut new = 0;
-    for word in words {
-        let is_new = *word & WRITABLE == 0;
-        // The epoch makes way for the count.
-        let counted = if is_new {
-            *word & !WRITERS | WRITABLE
-        } else {
-            *word
-        };
-        *word = counted + 1;
-        new += u32::from(is_new);
-    }
-    new
 }
 
 /// Counts `holder` once less in each of `words`; one without such a holder stays as it
 /// is. Returns how many of the pages no device can write any more; `now` is noted in
 /// their words.
-#[inline]
+#[inline(always)]
 pub(super) fn remove(words: &mut [u32], holder: Holder, now: Epoch) -> u32 {
     let Some(field) = Field::of(holder) else {
-        return remove_writer(words, now);
+        return change(words, |word| {
+            let held = word & WRITABLE != 0;
+            debug_assert!(held, "a page is unpinned more often than pinned");
+            let is_last = word & WRITERS == ONE_WRITER;
+            let noted = word & !WRITERS | u32::from(now.number());
+            let less = word - u32::from(held);
+            (if is_last { noted } else { less }, is_last)
+        });
     };
-    for word in words {
-        let held = *word & field.mask() != 0;
+    change(words, |word| {
+        let held = word & field.mask() != 0;
         debug_assert!(held, "a page is unpinned more often than pinned");
-        *word -= u32::from(held) << field.shift;
-    }
-    0
+        (word - (u32::from(held) << field.shift), false)
+    })
 }
 
-fn remove_writer(words: &mut [u32], now: Epoch) -> u32 {
-    // What goes from the last one, besides 1: the rest of W, and less of it than the
-    // epoch is.
-    let stamp = WRITABLE - u32::from(now.number());
-    let mut gone = 0;
-    for word in words {
-        let held = (*word & WRITABLE) >> WRITABLE.trailing_zeros();
-        debug_assert!(held == 1, "a page is unpinned more often than pinned");
-        let is_last = u32::from(*word & WRITERS == ONE_WRITER);
-        *word -= held + (is_last.wrapping_neg() & stamp);
-        gone += is_last;
+/// Replaces each word by what `new` makes of it, and returns of how many it says that
+/// they count.
+///
+/// Pages that are mapped together mostly have the same word. Whether they have is
+/// quickly seen, and then `new` is asked once for all.
+#[inline(always)]
+fn change(words: &mut [u32], new: impl Fn(u32) -> (u32, bool)) -> u32 {
+    if let [word] = words {
+        let (changed, counts) = new(*word);
+        *word = changed;
+        return u32::from(counts);
     }
-    gone
+    let (whole, rest) = words.as_chunks_mut::<AS_ONE>();
+    let counted: u32 = whole.iter_mut().map(|some| change_some(some, &new)).sum();
+    counted + change_some(rest, &new)
+}
+
+#[inline(always)]
+fn change_some(words: &mut [u32], new: impl Fn(u32) -> (u32, bool)) -> u32 {
+    let Some(&first) = words.first() else {
+        return 0;
+    };
+    if words.iter().fold(0, |any, word| any | (word ^ first)) == 0 {
+        let (word, counts) = new(first);
+        words.fill(word);
+        return u32::from(counts) * words.len() as u32;
+    }
+    let mut counted = 0;
+    for word in words {
+        let (changed, counts) = new(*word);
+        *word = changed;
+        counted += u32::from(counts);
+    }
+    counted
 }
 
 /// Whether anybody holds the page.

@@ -100,7 +100,7 @@ impl EntryFormat for AmdV1 {
         let bits = Bits::PRESENT | Bits::READ | Bits::WRITE;
         let next = put(u64::from(level) - 1, NEXT_LEVEL, 3);
         let entry = bits.bits() | ACCESSED | next | table.raw() & ADDRESS;
-        self.with_live(entry, live)
+        entry | self.live_bits(live)
     }
 
     #[inline]
@@ -132,13 +132,17 @@ impl EntryFormat for AmdV1 {
         })
     }
 
-    fn with_live(self, entry: u64, live: u64) -> u64 {
-        let (mut entry, mut rest) = (entry, live);
+    fn boundaries(self) -> [u64; 2] {
+        [Bits::FIRST, Bits::LAST].map(|bit| bit.bits())
+    }
+
+    fn live_bits(self, live: u64) -> u64 {
+        let (mut field, mut rest) = (0, live);
         for (low, bits) in LIVE {
-            entry = entry & !put(u64::MAX, low, bits) | put(rest, low, bits);
+            field |= put(rest, low, bits);
             rest >>= bits;
         }
-        entry
+        field
     }
 
     fn live_wraps(self) -> u64 {
@@ -220,8 +224,10 @@ mod tests {
         let table = Hpa::new(0x000f_ffff_ffff_f000);
         for number in 1..=512 {
             for level in 2..=4 {
-                let entry = FORMAT.with_live(FORMAT.table(level, table, 513 - number), number);
-                assert_eq!(entry, FORMAT.table(level, table, number));
+                let entry = FORMAT.table(level, table, number);
+                let other = FORMAT.table(level, table, 513 - number);
+                let change = FORMAT.live_bits(number) ^ FORMAT.live_bits(513 - number);
+                assert_eq!(entry ^ change, other);
                 let live = number % 256;
                 for entry in [entry, entry & FORMAT.revoked()] {
                     assert_eq!(FORMAT.decode(level, entry), Entry::Table { table, live });
@@ -234,7 +240,7 @@ mod tests {
     /// its bits of evidence anywhere else.
     #[test]
     fn no_bit_of_ours_is_one_that_hardware_sets() {
-        let ours = FORMAT.with_live(0, 255);
+        let ours = FORMAT.live_bits(255);
         assert_eq!(ours.count_ones(), 8);
         assert_eq!(ours & ACCESSED, 0);
         for access in [Access::Read, Access::ReadWrite] {

@@ -57,8 +57,12 @@ impl EntryFormat for AnyFormat {
         with!(self, format => format.decode(level, entry))
     }
 
-    fn with_live(self, entry: u64, live: u64) -> u64 {
-        with!(self, format => format.with_live(entry, live))
+    fn boundaries(self) -> [u64; 2] {
+        with!(self, format => format.boundaries())
+    }
+
+    fn live_bits(self, live: u64) -> u64 {
+        with!(self, format => format.live_bits(live))
     }
 
     fn live_wraps(self) -> u64 {

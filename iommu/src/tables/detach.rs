@@ -18,7 +18,6 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
     /// A table that is taken as a whole is cut off at its parent and none of its
     /// leaves is touched; otherwise each leaf loses its rights. Either is one
     /// atomic AND, which leaves the entry in place for the step that follows.
-    #[inline(always)]
     pub(crate) fn detach(&self, place: &Place<'m>, keep: Option<Keep<'_>>) -> Option<Pages> {
         let mut hull = None;
         match place {
@@ -26,7 +25,7 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
                 let gone = self.detach_leaves(part, keep, &mut hull);
                 if gone > 0 {
                     let live = self.live(part.parent, 2);
-                    self.set_live(part.parent, live.wrapping_sub(gone));
+                    self.set_live(part.parent, live, live.wrapping_sub(gone));
                 }
             }
             Place::Tables { root, pages } => {
@@ -71,7 +70,7 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
                         let left = live.wrapping_sub(below);
                         if self.is_in_use(table, left) {
                             if below > 0 {
-                                self.set_live(slot, left);
+                                self.set_live(slot, live, left);
                             }
                             continue;
                         }
@@ -102,7 +101,6 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
     }
 
     /// Returns how many leaves went.
-    #[inline(always)]
     fn detach_leaves(
         &self,
         part: &LeafPart<'m>,

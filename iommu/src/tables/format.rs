@@ -58,8 +58,13 @@ pub trait EntryFormat: Copy {
     /// What `entry` in a table of `level` means to the layer.
     fn decode(self, level: u8, entry: u64) -> Entry;
 
-    /// `entry`, which points to a table, with another count of entries in use.
-    fn with_live(self, entry: u64, live: u64) -> u64;
+    /// The bits of a leaf that say that its mapping starts there, and that it ends
+    /// there.
+    fn boundaries(self) -> [u64; 2];
+
+    /// The bits of an entry that points to a table with `live` entries in use which
+    /// say so. No other bits of it depend on their number.
+    fn live_bits(self, live: u64) -> u64;
 
     /// The number modulo which the count of entries in use is kept, a power of two.
     /// Below 513 a count that is 0 leaves open whether the table is empty.

@@ -101,7 +101,8 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
     ) {
         let mapping = NewMapping { pages, access };
         let more = self.enter_leaves(part.slots, extent, mapping);
-        self.set_live(part.parent, self.live(part.parent, 2) + more);
+        let live = self.live(part.parent, 2);
+        self.set_live(part.parent, live, live + more);
     }
 
     /// Returns how many slots of `table` came into use.
@@ -123,7 +124,7 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
                 Entry::Leaf(_) => {}
                 Entry::Table { table, live } => {
                     let more = self.enter_below(pool, table, level - 1, part, mapping);
-                    self.set_live(slot, live + more);
+                    self.set_live(slot, live, live + more);
                 }
                 Entry::Empty if self.fits_a_leaf(level, part) => {
                     slot.store(self.new_leaf(level, part, mapping), Ordering::Release);

@@ -4,13 +4,15 @@
 //! knows whether its mapping starts or ends there, so whether a range would
 //! bisect a mapping is answered by looking at its two edges. The entry above a
 //! table counts the entries in use in it, so a table that becomes empty is known
-//! without looking through it.
+//! without looking through it; but where the format has too few bits for the count,
+//! which then wraps, a look settles what is ambiguous.
 
 mod amd_v1;
 mod any;
 mod detach;
 mod format;
 mod harvest;
+mod leaving;
 mod map;
 mod pages;
 mod place;
@@ -25,6 +27,7 @@ pub use amd_v1::AmdV1;
 pub use any::AnyFormat;
 pub(crate) use detach::Keep;
 pub use format::{Entry, EntryFormat, Leaf};
+pub(crate) use leaving::{Leaves, Leaving, LoneLeaf};
 pub(crate) use pages::{Extent, Pages};
 pub(crate) use place::{LastTable, LeafPart, Place};
 pub(crate) use settle::{Detached, Show};

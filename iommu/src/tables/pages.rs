@@ -14,6 +14,14 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
+    /// One page.
+    pub(crate) const fn one(page: u64) -> Self {
+        Self {
+            first: page,
+            last: page,
+        }
+    }
+
     /// How many there are.
     pub(crate) const fn count(self) -> u64 {
         self.last - self.first + 1
@@ -46,7 +54,7 @@ impl From<IovaRange> for Pages {
     fn from(range: IovaRange) -> Self {
         Self {
             first: range.start().raw() >> PAGE_SHIFT,
-            last: range.last_page().raw() >> PAGE_SHIFT,
+            last: (range.start().raw() >> PAGE_SHIFT) + (range.pages() - 1),
         }
     }
 }

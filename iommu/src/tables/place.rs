@@ -2,8 +2,7 @@
 //! tables.
 
 use super::pages::{slot_index, slot_pages};
-use super::{Entry, EntryFormat, Pages, Tables};
-use core::slice;
+use super::{Entry, EntryFormat, LoneLeaf, Pages, Tables};
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::Hpa;
 use hv_core::memory::{FramePool, PhysMemory, WORDS_PER_FRAME};
@@ -24,23 +23,6 @@ pub(crate) enum Place<'m> {
 }
 
 impl Place<'_> {
-    /// The same place, if it is one slot of a leaf table.
-    #[inline(always)]
-    pub(crate) fn single(&self) -> Option<Self> {
-        let Self::Leaves(part) = self else {
-            return None;
-        };
-        let [slot] = part.slots else { return None };
-        Some(Self::Leaves(LeafPart {
-            slots: slice::from_ref(slot),
-            pages: Pages {
-                first: part.pages.first,
-                last: part.pages.first,
-            },
-            ..*part
-        }))
-    }
-
     /// The pages there.
     pub(crate) fn pages(&self) -> Pages {
         match self {
@@ -60,18 +42,29 @@ pub(crate) struct LeafPart<'m> {
     pub(super) parent: &'m AtomicU64,
 }
 
-impl LeafPart<'_> {
+/// A leaf table.
+struct LeafTable<'m> {
+    /// The page of its first slot.
+    first: u64,
+    slots: &'m [AtomicU64; WORDS_PER_FRAME],
+    /// As in [`LeafPart`].
+    parent: &'m AtomicU64,
+}
+
+impl<'m> LeafTable<'m> {
     /// What it has of `pages`; `None` if some of these are not in it, or they are all
     /// there is.
     #[inline]
-    fn narrowed(&self, pages: Pages) -> Option<Self> {
-        let first = usize::try_from(pages.first.wrapping_sub(self.pages.first)).ok()?;
+    fn part(&self, pages: Pages) -> Option<LeafPart<'m>> {
+        let first = usize::try_from(pages.first.wrapping_sub(self.first)).ok()?;
         let count = usize::try_from(pages.count()).ok()?;
-        let slots = self.slots.get(first..)?.get(..count)?;
-        (count < self.slots.len()).then_some(Self {
+        if count >= WORDS_PER_FRAME {
+            return None;
+        }
+        Some(LeafPart {
             pages,
-            slots,
-            ..*self
+            slots: self.slots.get(first..first.wrapping_add(count))?,
+            parent: self.parent,
         })
     }
 }
@@ -86,7 +79,7 @@ struct Found<'m> {
     /// How often the pool had got a frame back by then. As it has got none since, the
     /// table is still what it was, and so is the one above.
     returns: u64,
-    table: LeafPart<'m>,
+    table: LeafTable<'m>,
 }
 
 impl<'m> LastTable<'m> {
@@ -103,7 +96,7 @@ impl<'m> LastTable<'m> {
         if let Some(found) = &self.0
             && found.root == root
             && found.returns == pool.returns()
-            && let Some(part) = found.table.narrowed(pages)
+            && let Some(part) = found.table.part(pages)
         {
             return Some(part);
         }
@@ -122,7 +115,7 @@ impl<'m> LastTable<'m> {
             return None;
         }
         let table = tables.leaf_table(root, pages.first)?;
-        let part = table.narrowed(pages)?;
+        let part = table.part(pages)?;
         self.0 = Some(Found {
             root,
             returns: pool.returns(),
@@ -134,7 +127,7 @@ impl<'m> LastTable<'m> {
 
 impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
     /// The leaf table over `page`, if there is one.
-    fn leaf_table(&self, root: Hpa, page: u64) -> Option<LeafPart<'m>> {
+    fn leaf_table(&self, root: Hpa, page: u64) -> Option<LeafTable<'m>> {
         let mut table = root;
         let mut level = self.levels;
         loop {
@@ -145,17 +138,28 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
             };
             (table, level) = (below, level - 1);
             if level == 1 {
-                let first = page & !(slot_pages(2) - 1);
-                return Some(LeafPart {
-                    pages: Pages {
-                        first,
-                        last: first + slot_pages(2) - 1,
-                    },
+                return Some(LeafTable {
+                    first: page & !(slot_pages(2) - 1),
                     slots: self.mem.frame(table)?.words(),
                     parent: slot,
                 });
             }
         }
+    }
+
+    /// The one leaf of `part`, if it is a mapping of its own and the table has others
+    /// for sure.
+    #[inline(always)]
+    pub(crate) fn lone_leaf(&self, part: &LeafPart<'m>) -> Option<LoneLeaf<'m>> {
+        let [slot] = part.slots else { return None };
+        let leaf = self.leaf_in(slot)?;
+        let live = self.live(part.parent, 2);
+        (leaf.first && leaf.last && live > 1).then_some(LoneLeaf {
+            page: part.pages.first,
+            slot,
+            parent: part.parent,
+            live,
+        })
     }
 
     /// Whether the table has entries in use besides those of `part`.
@@ -207,13 +211,12 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
         }
     }
 
-    /// Notes how many that are.
+    /// Notes how many that are from now on, and not `before` any more.
     #[inline]
-    pub(super) fn set_live(&self, slot: &AtomicU64, live: u64) {
+    pub(super) fn set_live(&self, slot: &AtomicU64, before: u64, live: u64) {
         // The number is ours alone, so flipping its bits sets it, whatever the
         // hardware does to others meanwhile.
-        let entry = slot.load(Ordering::Acquire);
-        let change = entry ^ self.format.with_live(entry, live);
+        let change = self.format.live_bits(before) ^ self.format.live_bits(live);
         slot.fetch_xor(change, Ordering::AcqRel);
     }
 }

@@ -1,11 +1,12 @@
 //! The last step of taking leaves out: what was detached is shown and forgotten.
 
-use super::pages::slot_pages;
 use super::{Entry, EntryFormat, Leaf, Pages, Place, Tables};
-use core::slice;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::Hpa;
 use hv_core::memory::{FramePool, PhysMemory};
+
+/// How many slots are gone through without a look whether it is the last.
+const MANY: usize = 16;
 
 /// Detached leaves side by side: equal but for their addresses, and contiguous in
 /// host memory.
@@ -40,7 +41,6 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
     /// With a `pool` each is forgotten after it was shown, and the tables that were
     /// cut off go back to the pool. Only once the hardware can have no walk left in
     /// them.
-    #[inline(always)]
     pub(crate) fn settle(
         &self,
         place: &Place<'m>,
@@ -70,63 +70,87 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
     fn settle_leaves(
         &self,
         slots: &[AtomicU64],
-        mut first: u64,
+        first: u64,
         below_a_cut: bool,
         forget: bool,
         show: &mut impl Show,
     ) {
-        let mut rest = slots;
-        while let Some(slot) = rest.first() {
+        let (mut rest, mut page) = (slots, first);
+        while let Some((slot, after)) = rest.split_first() {
             let entry = slot.load(Ordering::Acquire);
             let mut count = 1;
             if (below_a_cut || !self.format.is_attached(entry))
                 && let Entry::Leaf(leaf) = self.format.decode(1, entry)
             {
-                count = alike(self.format, entry, rest);
-                self.settle_run(
-                    &rest[..count],
-                    first,
-                    count as u64,
-                    (entry, leaf),
-                    forget,
-                    show,
-                );
+                let follows = |next: &AtomicU64| {
+                    next.load(Ordering::Acquire) == self.format.further(entry, 1)
+                };
+                if !leaf.last || after.first().is_some_and(follows) {
+                    count = self.settle_run(rest, page, (entry, leaf), forget, show);
+                } else {
+                    self.settle_leaf(slot, Pages::one(page), (entry, leaf), forget, show);
+                }
             }
-            rest = &rest[count..];
-            first += count as u64;
+            rest = rest.get(count..).unwrap_or_default();
+            page += count as u64;
         }
     }
 
-    /// Settles leaves that are alike, from page `first` on, so many pages.
+    /// Settles one leaf over `pages`.
     #[inline(always)]
-    fn settle_run(
+    pub(super) fn settle_leaf(
         &self,
-        slots: &[AtomicU64],
-        first: u64,
-        pages: u64,
+        slot: &AtomicU64,
+        pages: Pages,
         (entry, leaf): (u64, Leaf),
         forget: bool,
         show: &mut impl Show,
     ) {
         show.show(Detached {
+            pages,
+            leaf,
+            mappings: u64::from(leaf.last),
+            written: self.is_written(entry, leaf),
+        });
+        if forget {
+            slot.store(0, Ordering::Release);
+        }
+    }
+
+    /// Settles as many leaves from the first of `slots` on as are alike, and returns
+    /// how many. Never inlined, so that one leaf alone is settled in a few registers.
+    #[inline(never)]
+    fn settle_run(
+        &self,
+        slots: &[AtomicU64],
+        first: u64,
+        (entry, leaf): (u64, Leaf),
+        forget: bool,
+        show: &mut impl Show,
+    ) -> usize {
+        let (slots, mappings) = alike(self.format, (entry, leaf), slots);
+        let count = slots.len() as u64;
+        show.show(Detached {
             pages: Pages {
                 first,
-                last: first + pages - 1,
+                last: first + count - 1,
             },
             leaf,
-            mappings: if leaf.last { slots.len() as u64 } else { 0 },
+            mappings,
             // The first one speaks for all: they are alike in the evidence too.
-            written: leaf.access.writes() && self.is_evidence(entry),
+            written: self.is_written(entry, leaf),
         });
         if forget {
             clear(slots);
         }
+        slots.len()
     }
 
     /// Whether a leaf that was taken out, itself or with its table, shows a write.
     #[inline(always)]
-    fn is_evidence(&self, entry: u64) -> bool {
-        entry & self.evidence != 0 || self.altered_counts && !self.format.is_attached(entry)
+    fn is_written(&self, entry: u64, leaf: Leaf) -> bool {
+        let altered = || self.altered_counts && !self.format.is_attached(entry);
+        leaf.access.writes() && (entry & self.evidence != 0 || altered())
     }
 
     /// Gives back a table that has no entries in use.
@@ -162,10 +186,7 @@ impl<M: PhysMemory, F: EntryFormat, S: Show> Settling<'_, '_, M, F, S> {
                 Entry::Empty => {}
                 Entry::Leaf(leaf) => {
                     if detached {
-                        let slots = slice::from_ref(slot);
-                        let count = slot_pages(level);
-                        let found = (entry, leaf);
-                        tables.settle_run(slots, part.first, count, found, forget, self.show);
+                        tables.settle_leaf(slot, part, (entry, leaf), forget, self.show);
                     }
                 }
                 Entry::Table { table, .. } => {
@@ -182,39 +203,51 @@ impl<M: PhysMemory, F: EntryFormat, S: Show> Settling<'_, '_, M, F, S> {
     }
 }
 
-/// How many leaves from the first of `slots` on, which is `entry`, follow one
-/// another in memory and are otherwise equal.
+/// As many of `slots` as hold leaves that follow one another in memory and are
+/// otherwise equal: those of one mapping, its boundaries apart, or those of mappings
+/// of one page each. And how many mappings end in them. The first leaf is `entry`.
 #[inline]
-fn alike(format: impl EntryFormat, entry: u64, slots: &[AtomicU64]) -> usize {
-    let follows = |(slot, index): (&AtomicU64, usize)| {
-        slot.load(Ordering::Acquire) == format.further(entry, index as u64)
-    };
-    if slots.get(1).is_none_or(|slot| !follows((slot, 1))) {
-        return 1;
-    }
-    // Many at a time as long as they do, then one by one.
-    const MANY: usize = 16;
-    let mut count = 0;
-    for many in slots.as_chunks::<MANY>().0 {
-        if !many.iter().zip(count..).all(follows) {
+fn alike(
+    format: impl EntryFormat,
+    (entry, leaf): (u64, Leaf),
+    slots: &[AtomicU64],
+) -> (&[AtomicU64], u64) {
+    let load = |slot: &AtomicU64| slot.load(Ordering::Acquire);
+    let [first_bit, last_bit] = format.boundaries();
+    let inner = if leaf.last { entry } else { entry & !first_bit };
+    let mut count = 1;
+    let (many, _) = slots[count..].as_chunks::<MANY>();
+    for many in many {
+        let expected = format.further(inner, count as u64);
+        let follows = |(slot, index)| load(slot) == format.further(expected, index);
+        if !many.iter().zip(0..).all(follows) {
             break;
         }
         count += MANY;
     }
-    let rest = slots[count..].iter().zip(count..);
-    count + rest.take_while(|one| follows(*one)).count()
+    let mut expected = format.further(inner, count as u64);
+    for slot in &slots[count..] {
+        if load(slot) != expected {
+            break;
+        }
+        count += 1;
+        expected = format.further(expected, 1);
+    }
+    if leaf.last {
+        return (&slots[..count], count as u64);
+    }
+    let ends = slots
+        .get(count)
+        .is_some_and(|slot| load(slot) == expected | last_bit);
+    (&slots[..count + usize::from(ends)], u64::from(ends))
 }
 
-/// Empties slots, eight at a time.
+/// Empties slots.
 #[inline]
 fn clear(slots: &[AtomicU64]) {
-    if let [slot] = slots {
-        slot.store(0, Ordering::Release);
-        return;
-    }
-    let (eights, rest) = slots.as_chunks::<8>();
-    for eight in eights {
-        for slot in eight {
+    let (whole, rest) = slots.as_chunks::<MANY>();
+    for many in whole {
+        for slot in many {
             slot.store(0, Ordering::Release);
         }
     }

@@ -69,8 +69,7 @@ impl EntryFormat for VtdSecondStage {
     fn table(self, _level: u8, table: Hpa, live: u64) -> u64 {
         // The rights of a page are those that every level permits: the upper
         // levels permit all, the leaf decides.
-        let entry = (Bits::READ | Bits::WRITE).bits() | table.raw() & ADDRESS;
-        self.with_live(entry, live)
+        (Bits::READ | Bits::WRITE).bits() | table.raw() & ADDRESS | self.live_bits(live)
     }
 
     #[inline]
@@ -100,8 +99,13 @@ impl EntryFormat for VtdSecondStage {
         })
     }
 
-    fn with_live(self, entry: u64, live: u64) -> u64 {
-        entry & !LIVE | (live << LIVE_SHIFT) & LIVE
+    fn boundaries(self) -> [u64; 2] {
+        [Bits::FIRST, Bits::LAST].map(|bit| bit.bits())
+    }
+
+    #[inline]
+    fn live_bits(self, live: u64) -> u64 {
+        (live << LIVE_SHIFT) & LIVE
     }
 
     fn live_wraps(self) -> u64 {

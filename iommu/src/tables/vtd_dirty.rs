@@ -41,8 +41,12 @@ impl EntryFormat for VtdSecondStageDirty {
         VtdSecondStage.decode(level, entry)
     }
 
-    fn with_live(self, entry: u64, live: u64) -> u64 {
-        VtdSecondStage.with_live(entry, live)
+    fn boundaries(self) -> [u64; 2] {
+        VtdSecondStage.boundaries()
+    }
+
+    fn live_bits(self, live: u64) -> u64 {
+        VtdSecondStage.live_bits(live)
     }
 
     fn live_wraps(self) -> u64 {

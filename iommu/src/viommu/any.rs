@@ -140,17 +140,18 @@ impl AnyViommu {
         }
     }
 
-    /// See [`VtdViommu::translate`]. A model whose guest keeps no tables cannot tell.
+    /// See [`VtdViommu::translate`] and [`VirtioIommu::translate`].
     pub fn translate<M: PhysMemory>(
         &self,
         guest: &GuestMemory<'_, M>,
+        space: &impl DmaSpace,
         device: SourceId,
         iova: Iova,
         write: bool,
     ) -> Option<Gpa> {
         match self {
             Self::Vtd(unit) => unit.translate(guest, device, iova, write).ok(),
-            Self::Virtio(_) => None,
+            Self::Virtio(unit) => unit.translate(space, device, iova, write),
         }
     }
 
@@ -239,6 +240,10 @@ impl Viommu for AnyViommu {
 
     fn take_interrupt(&mut self) -> Option<Msi> {
         with!(self, unit => unit.take_interrupt())
+    }
+
+    fn interrupt_line(&self) -> bool {
+        with!(self, unit => unit.interrupt_line())
     }
 
     fn save(&self) -> AnyState {

@@ -10,7 +10,8 @@
 //!   main loop -------> Viommu::service(budget)    reads queue and tables, and has
 //!                            |                    the DmaSpace follow them
 //!                            v
-//!                      Viommu::take_interrupt     until None, after each of them
+//!                      Viommu::take_interrupt     until None, after each of them,
+//!                      Viommu::interrupt_line     and before the second too
 //! ```
 //!
 //! Nothing in a guest's memory is trusted, and every word of it is read once per
@@ -114,6 +115,13 @@ pub trait Viommu {
 
     /// The oldest interrupt the unit has sent and nobody has taken.
     fn take_interrupt(&mut self) -> Option<Msi>;
+
+    /// Whether the unit's interrupt line is high; one that sends messages has none.
+    ///
+    /// To be passed on after a register access and again after [`Viommu::service`]:
+    /// an edge-triggered input must see the line fall by an acknowledgement before it
+    /// rises by the next answer.
+    fn interrupt_line(&self) -> bool;
 
     /// The state at this moment, also in the middle of work: what is half done
     /// counts as not begun, and is done again by the unit that restores it.

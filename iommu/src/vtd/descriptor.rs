@@ -224,7 +224,7 @@ impl Descriptor {
 
     /// The descriptor in memory. Values outside their documented ranges are cut
     /// to their fields.
-    #[inline]
+    #[inline(always)]
     pub const fn encode(self) -> u128 {
         match self {
             Self::ContextCache(scope) => {

@@ -41,8 +41,12 @@ impl EntryFormat for Format {
         self.format.decode(level, entry)
     }
 
-    fn with_live(self, entry: u64, live: u64) -> u64 {
-        self.format.with_live(entry, live)
+    fn boundaries(self) -> [u64; 2] {
+        self.format.boundaries()
+    }
+
+    fn live_bits(self, live: u64) -> u64 {
+        self.format.live_bits(live)
     }
 
     fn live_wraps(self) -> u64 {

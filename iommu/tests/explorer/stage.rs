@@ -322,8 +322,12 @@ impl EntryFormat for Watched<'_> {
         self.0.format.decode(level, entry)
     }
 
-    fn with_live(self, entry: u64, live: u64) -> u64 {
-        self.0.format.with_live(entry, live)
+    fn boundaries(self) -> [u64; 2] {
+        self.0.format.boundaries()
+    }
+
+    fn live_bits(self, live: u64) -> u64 {
+        self.0.format.live_bits(live)
     }
 
     fn live_wraps(self) -> u64 {

@@ -7,7 +7,7 @@ use hv_core::{Hpa, PAGE_SIZE};
 use iommu::tables::VtdSecondStage;
 use iommu::unit::{DomainId, Fault, HostUnit, Scope, SourceId, UnitError};
 use iommu::{Iommu, Parts};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 /// What the host's unit was asked.
@@ -18,13 +18,21 @@ pub enum Call {
     Invalidate,
 }
 
-/// A unit that does what it is asked.
+/// A unit that does what it is asked, unless it is told not to.
 #[derive(Clone, Default)]
-pub struct Willing(Rc<RefCell<Vec<Call>>>);
+pub struct Willing {
+    calls: Rc<RefCell<Vec<Call>>>,
+    fails: Rc<Cell<Option<UnitError>>>,
+}
 
 impl Willing {
     pub fn take(&self) -> Vec<Call> {
-        self.0.take()
+        self.calls.take()
+    }
+
+    /// Attaches fail like that from now on, and invalidations if it does not answer.
+    pub fn fail(&self, error: Option<UnitError>) {
+        self.fails.set(error);
     }
 }
 
@@ -39,16 +47,19 @@ impl HostUnit for Willing {
         false
     }
     fn attach(&mut self, device: SourceId, _: DomainId, _: Hpa) -> Result<(), UnitError> {
-        self.0.borrow_mut().push(Call::Attach(device));
-        Ok(())
+        self.calls.borrow_mut().push(Call::Attach(device));
+        self.fails.get().map_or(Ok(()), Err)
     }
     fn block(&mut self, device: SourceId) -> Result<(), UnitError> {
-        self.0.borrow_mut().push(Call::Block(device));
+        self.calls.borrow_mut().push(Call::Block(device));
         Ok(())
     }
     fn invalidate(&mut self, _: DomainId, _: Scope) -> Result<(), UnitError> {
-        self.0.borrow_mut().push(Call::Invalidate);
-        Ok(())
+        self.calls.borrow_mut().push(Call::Invalidate);
+        match self.fails.get() {
+            Some(UnitError::NoAnswer) => Err(UnitError::NoAnswer),
+            _ => Ok(()),
+        }
     }
     fn take_fault(&mut self) -> Option<Fault> {
         None

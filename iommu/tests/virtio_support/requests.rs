@@ -4,6 +4,7 @@
 pub const OK: u8 = 0;
 pub const IOERR: u8 = 1;
 pub const UNSUPP: u8 = 2;
+pub const DEVERR: u8 = 3;
 pub const INVAL: u8 = 4;
 pub const RANGE: u8 = 5;
 pub const NOENT: u8 = 6;

@@ -260,6 +260,7 @@ impl Bench<'_> {
             others: self.others,
             instructions: instructions_most,
             bits,
+            written: None,
             invalidations: self.sent.0,
             waits: self.sent.1,
             tally,

@@ -4,7 +4,7 @@ use crate::tally::Tally;
 use core::fmt;
 
 /// The cost of one operation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Record {
     /// Which operation; letters, digits and dashes only.
     pub operation: &'static str,
@@ -18,6 +18,8 @@ pub struct Record {
     pub instructions: u64,
     /// Pages set in the bitmap that the operation was given.
     pub bits: u64,
+    /// Pages that a device wrote meanwhile; `None` if no device did anything.
+    pub written: Option<u64>,
     /// Invalidation descriptors sent to the unit, without waits.
     pub invalidations: u64,
     /// Wait descriptors sent to the unit.
@@ -42,6 +44,9 @@ impl fmt::Display for Record {
             self.invalidations,
             self.waits,
         )?;
+        if let Some(written) = self.written {
+            write!(f, ",\"written\":{written}")?;
+        }
         if let Some(tally) = &self.tally {
             write!(
                 f,
@@ -72,6 +77,7 @@ mod tests {
             others: 3,
             instructions: 4,
             bits: 5,
+            written: None,
             invalidations: 6,
             waits: 7,
             tally: None,
@@ -79,6 +85,7 @@ mod tests {
         let head = "{\"operation\":\"unmap\",\"mappings\":1,\"pages\":2,\"others\":3,\
                     \"instructions\":4,\"bits\":5,\"invalidations\":6,\"waits\":7";
         assert_eq!(record.to_string(), std::format!("{head}}}"));
+        record.written = Some(13);
         record.tally = Some(Tally {
             instructions: 8,
             locked: 9,
@@ -86,7 +93,7 @@ mod tests {
             mmio_reads: 11,
             mmio_writes: 12,
         });
-        let tail = ",\"stepped\":8,\"locked\":9,\"table_lines\":10,\
+        let tail = ",\"written\":13,\"stepped\":8,\"locked\":9,\"table_lines\":10,\
                     \"mmio_reads\":11,\"mmio_writes\":12}";
         assert_eq!(record.to_string(), std::format!("{head}{tail}"));
     }

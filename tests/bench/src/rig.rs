@@ -2,15 +2,16 @@
 //! hypervisor has it.
 #![allow(unsafe_code)]
 
+use hv_core::device::edu::EduError;
 use hv_core::dirty::DirtyLog;
-use hv_core::memory::{AddSlotError, FramePool, GuestMemory, PhysMemory, Slot};
+use hv_core::memory::{AddSlotError, Frame, FramePool, GuestMemory, PhysMemory, Slot};
 use hv_core::mmio::Mmio;
 use hv_core::{Gfn, Hpa, PAGE_SHIFT, PAGE_SIZE};
 use iommu::dmar::{Dmar, DmarError};
 use iommu::host::vtd::{Implementation, StartError, VtdUnit};
 use iommu::layer::{MapError, TooFewPins};
 use iommu::space::{DmaSpace, SpaceError};
-use iommu::tables::VtdSecondStage;
+use iommu::tables::{AnyFormat, EntryFormat, VtdSecondStage};
 use iommu::unit::DomainId;
 use iommu::unmap::UnmapError;
 use iommu::vtd::registers::{IQA, IQT};
@@ -20,6 +21,7 @@ use strandline_bench::tally::Span;
 use strandline_rt::BootInfo;
 use strandline_rt::acpi::{AcpiError, DMAR, Tables};
 use strandline_rt::memory_map::FreeMemory;
+use strandline_rt::pci::PciError;
 use strandline_rt::physical::{FirmwareMemory, IdentityMemory, MmioWindow, PhysRange};
 
 /// Pages of the guest, and so the most that one mapping can have: 128 MiB, and
@@ -57,17 +59,23 @@ pub(crate) enum RigError {
     Map(#[from] MapError),
     #[error(transparent)]
     Unmap(#[from] UnmapError),
+    #[error("the unit walks other tables than those to measure")]
+    Tables,
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    #[error(transparent)]
+    Device(#[from] EduError),
     #[error(transparent)]
     Range(#[from] iommu::addr::RangeError),
 }
 
 /// The layer with all it stands on.
-type Layer = Iommu<'static, IdentityMemory, VtdUnit<MmioWindow, &'static IdentityMemory>>;
+type Layer<F> = Iommu<'static, IdentityMemory, VtdUnit<'static, MmioWindow, IdentityMemory>, F>;
 
 /// Everything measured here is done to this.
-pub(crate) struct Rig {
+pub(crate) struct Rig<F = VtdSecondStage> {
     /// The layer, with tracking on.
-    pub(crate) dma: Layer,
+    pub(crate) dma: Layer<F>,
     /// An empty domain.
     pub(crate) domain: DomainId,
     /// The guest's first frame, where a large leaf fits.
@@ -77,6 +85,7 @@ pub(crate) struct Rig {
     /// Where the unit's registers are.
     pub(crate) registers: Span,
     memory: &'static IdentityMemory,
+    guest: &'static GuestMemory<'static, IdentityMemory>,
     queue: MmioWindow,
 }
 
@@ -84,9 +93,13 @@ static MEMORY: Once<IdentityMemory> = Once::new();
 static LOG: Once<DirtyLog<'static>> = Once::new();
 static GUEST: Once<GuestMemory<'static, IdentityMemory>> = Once::new();
 
-impl Rig {
-    /// Brings it up, with the dirty log recording and device writes tracked.
-    pub(crate) fn bring_up(boot: &'static BootInfo) -> Result<Self, RigError> {
+impl<F: EntryFormat> Rig<F> {
+    /// Brings it up, with the dirty log recording and device writes tracked. `format`
+    /// says how the layer is compiled for the tables that the unit walks, if it is.
+    pub(crate) fn bring_up(
+        boot: &'static BootInfo,
+        format: impl FnOnce(AnyFormat) -> Option<F>,
+    ) -> Result<Self, RigError> {
         // SAFETY: the only call.
         let mut free = unsafe { FreeMemory::at_boot(boot) };
         let mut carve = |bytes, align| free.carve(bytes, align).ok_or(RigError::Memory);
@@ -117,13 +130,14 @@ impl Rig {
             // reads where the queue is, which has no effect.
             unsafe { MmioWindow::new(registers) }.ok_or(RigError::NoUnit)
         });
+        let guest = GUEST.call_once(|| guest);
         let unit_pool = FramePool::new(Hpa::new(unit_frames.start), UNIT_FRAMES);
         let unit = VtdUnit::start(window?, memory, unit_pool, Implementation::Emulated)?;
         let mut dma = Iommu::new(Parts {
             mem: memory,
-            format: VtdSecondStage,
+            format: format(unit.format()).ok_or(RigError::Tables)?,
             unit,
-            guest: GUEST.call_once(|| guest),
+            guest,
             pool: FramePool::new(Hpa::new(table_frames.start), TABLE_FRAMES),
             pins,
         })?;
@@ -137,8 +151,16 @@ impl Rig {
             tables: span(table_frames),
             registers: span(registers),
             memory,
+            guest,
             queue: queue?,
         })
+    }
+
+    /// A frame of the guest.
+    pub(crate) fn frame(&self, gfn: Gfn) -> Result<&'static Frame, RigError> {
+        let hpa = self.guest.translate(gfn.gpa()).ok();
+        let frame = hpa.and_then(|hpa| self.memory.frame(hpa));
+        frame.ok_or(RigError::Memory)
     }
 
     /// Where the driver will write its next descriptor.

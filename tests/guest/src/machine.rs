@@ -128,8 +128,9 @@ impl Machine {
         })?;
         let (config, function) = find_device()?;
         let source = SourceId::new(function.requester_id());
+        let apic = LocalApic::enable(Mode::X2Apic)?;
         let mut iommu = match remapping::find_virtio(boot) {
-            Some(unit) => AnyRemapping::Virtio(Virtio::start(unit, source)?),
+            Some(unit) => AnyRemapping::Virtio(Virtio::start(unit, source, &apic)?),
             None => {
                 let memory = remapping::Memory {
                     memory,
@@ -141,7 +142,6 @@ impl Machine {
             }
         };
 
-        let apic = LocalApic::enable(Mode::X2Apic)?;
         iommu.get().attach(0)?;
         function.enable(&config, true);
         function.enable_msi(&config, Msi::fixed(apic.id(), VECTOR)?)?;

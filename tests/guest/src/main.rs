@@ -6,6 +6,8 @@ mod device;
 #[cfg(strandline_image)]
 mod garbage;
 #[cfg(strandline_image)]
+mod hostile;
+#[cfg(strandline_image)]
 mod machine;
 #[cfg(strandline_image)]
 mod remapping;
@@ -17,7 +19,7 @@ mod work;
 #[cfg(strandline_image)]
 mod image {
     use crate::machine::Machine;
-    use crate::{garbage, report, work};
+    use crate::{garbage, hostile, report, work};
     use ledger_guest::ledger::Ledger;
     use ledger_guest::options::{Mode, Options};
     use spin::Mutex;
@@ -38,6 +40,15 @@ mod image {
             && let Err(error) = garbage::feed(boot, options.seed)
         {
             fail(&error);
+        }
+        match options.mode {
+            Mode::Hostile => {
+                if let Err(error) = hostile::probe() {
+                    fail(&error);
+                }
+            }
+            Mode::TripleFault => hostile::triple_fault(),
+            Mode::Work | Mode::Garbage | Mode::Stray => {}
         }
         let mut machine = match Machine::bring_up(boot, options.pages) {
             Ok(machine) => machine,

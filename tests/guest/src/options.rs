@@ -14,6 +14,11 @@ pub enum Mode {
     /// Has the device send interrupt requests that it was not granted, between
     /// operations.
     Forge,
+    /// Misuses its CPU, ports and configuration space first, and checks the answers,
+    /// then does the planned operations.
+    Hostile,
+    /// Ends with a triple fault.
+    TripleFault,
 }
 
 /// The options, all of the form `name=value`.
@@ -47,8 +52,8 @@ impl Default for Options {
 /// A word of the command line that is not an option.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "'{0}' is no option: seed=NUMBER, operations=NUMBER, pages=NUMBER, mode=work|garbage|stray|forge, \
-     faults=reported|unreported"
+    "'{0}' is no option: seed=NUMBER, operations=NUMBER, pages=NUMBER, \
+     mode=work|garbage|stray|forge|hostile|triple-fault, faults=reported|unreported"
 )]
 pub struct BadOption<'a>(pub &'a str);
 
@@ -69,6 +74,8 @@ impl Options {
                         "garbage" => Mode::Garbage,
                         "stray" => Mode::Stray,
                         "forge" => Mode::Forge,
+                        "hostile" => Mode::Hostile,
+                        "triple-fault" => Mode::TripleFault,
                         _ => return Err(bad()),
                     }
                 }

@@ -7,9 +7,10 @@
 #![allow(clippy::expect_used)]
 
 use scenarios::logs_and_table;
-use xtask::linux::{Done, Job, Load};
+use xtask::linux::{Done, Job, Load, Sources};
 use xtask::sabotage::Sabotage;
 use xtask::units::Span;
+use xtask::viommu::Viommu;
 
 fn job(scenario: &str) -> Job {
     Job {
@@ -83,6 +84,19 @@ fn a_linux_guest_whose_interrupts_nobody_remaps_moves_as_well() {
         interrupt_remapping: false,
         ..job("linux-disk-no-interrupt-remapping")
     });
+}
+
+#[test]
+fn a_linux_guest_behind_a_virtio_iommu_moves_while_it_uses_its_disk() {
+    let json = moves_at_work(&Job {
+        sources: Sources {
+            viommu: Viommu::Virtio,
+            ..Sources::default()
+        },
+        ..job("linux-disk-virtio-iommu")
+    });
+    // Its driver is there and unmaps: without it the disk would reach all memory.
+    assert!(json["pages_dirty_unmap"].as_u64() > Some(0), "{json:#}");
 }
 
 /// Negative control: every completed read is an unmap, and without its report the page

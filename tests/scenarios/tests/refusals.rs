@@ -15,6 +15,8 @@ struct Pc {
     device: bool,
     memory: &'static str,
     options: &'static str,
+    /// The guest's image, if it has one.
+    guest: Option<&'static [u8]>,
 }
 
 const WHOLE: Pc = Pc {
@@ -23,6 +25,7 @@ const WHOLE: Pc = Pc {
     device: true,
     memory: "320M",
     options: "role=source memory=64M",
+    guest: None,
 };
 
 /// Boots the image on the machine, which must end with the failure status, and
@@ -55,6 +58,11 @@ fn refusal(pc: &Pc) -> String {
         .arg(format!("file:{}", log.display()));
     command.arg("-kernel").arg(&images.hypervisor);
     command.args(["-append", pc.options]);
+    if let Some(guest) = pc.guest {
+        let file = directory.path().join("guest");
+        std::fs::write(&file, guest).expect("a file in it");
+        command.arg("-initrd").arg(file);
+    }
     let output = command.output().expect("QEMU must start");
     let said = std::fs::read_to_string(&log).expect("the image must have logged");
     // The debug-exit device turns 0x11, failure, into 35.
@@ -140,5 +148,27 @@ fn an_unknown_option_is_named_with_those_there_are() {
             ..WHOLE
         },
         "\"colour\"; allowed are role, memory",
+    );
+}
+
+#[test]
+fn a_guest_that_is_no_kernel_is_refused() {
+    refuses(
+        &Pc {
+            guest: Some(b"#!/bin/sh\necho no kernel\n"),
+            ..WHOLE
+        },
+        "neither a Linux kernel nor",
+    );
+}
+
+#[test]
+fn a_guest_whose_file_is_cut_off_is_refused() {
+    refuses(
+        &Pc {
+            guest: Some(b"\x7fELF\x02\x01\x01"),
+            ..WHOLE
+        },
+        "the guest",
     );
 }

@@ -7,11 +7,13 @@
 
 #![allow(clippy::print_stderr)]
 
+mod edu;
 mod measure;
 mod memory;
 mod pinning;
 mod system;
 mod vfio;
+mod written;
 
 use anyhow::{Context, Result};
 use std::fs::OpenOptions;
@@ -35,5 +37,6 @@ fn run() -> Result<()> {
         .write(true)
         .open("/dev/ttyS1")
         .context("cannot open the second serial port")?;
-    measure::all(&container, &mut output)
+    measure::all(&container, &mut output)?;
+    written::all(&container, &memory::Memory::scattered()?, &mut output)
 }

@@ -59,9 +59,24 @@ impl Memory {
         })
     }
 
+    /// Fills a page.
+    pub(crate) fn fill(&self, page: usize, byte: u8) {
+        // SAFETY: as in `touch`.
+        unsafe { self.at(page).write_bytes(byte, PAGE as usize) };
+    }
+
+    /// What a page begins with.
+    pub(crate) fn first_byte(&self, page: usize) -> u8 {
+        // SAFETY: as in `touch`; a device may have written there.
+        unsafe { self.at(page).read_volatile() }
+    }
+
+    fn at(&self, page: usize) -> *mut u8 {
+        (self.address as usize + page * PAGE as usize) as *mut u8
+    }
+
     fn touch(&self, page: usize) {
-        let address = self.address as usize + page * PAGE as usize;
         // SAFETY: within the mapping, which nobody else uses.
-        unsafe { (address as *mut u8).write_volatile(1) };
+        unsafe { self.at(page).write_volatile(1) };
     }
 }

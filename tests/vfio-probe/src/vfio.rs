@@ -4,10 +4,10 @@
 use anyhow::{Context, Result, ensure};
 use std::ffi::{c_int, c_ulong, c_void};
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd};
 
 /// `_IO(VFIO_TYPE, VFIO_BASE)`.
-const BASE: c_ulong = (b';' as c_ulong) << 8 | 100;
+pub(crate) const BASE: c_ulong = (b';' as c_ulong) << 8 | 100;
 const GET_API_VERSION: c_ulong = BASE;
 const SET_IOMMU: c_ulong = BASE + 2;
 const GROUP_SET_CONTAINER: c_ulong = BASE + 4;
@@ -73,7 +73,7 @@ struct DirtyGet {
 pub(crate) struct Container {
     container: File,
     _group: File,
-    _device: OwnedFd,
+    device: File,
 }
 
 impl Container {
@@ -95,14 +95,19 @@ impl Container {
         let name = device_name()?;
         let device = call(&group, GROUP_GET_DEVICE_FD, name.as_ptr().cast_mut().cast())?;
         // SAFETY: a descriptor that the kernel has just made for us.
-        let device = unsafe { OwnedFd::from_raw_fd(device) };
+        let device = unsafe { File::from_raw_fd(device) };
         let mut start = [8u32, DIRTY_START];
         call(&container, DIRTY_PAGES, start.as_mut_ptr().cast())?;
         Ok(Self {
             container,
             _group: group,
-            _device: device,
+            device,
         })
+    }
+
+    /// The device.
+    pub(crate) fn device(&self) -> &File {
+        &self.device
     }
 
     /// The cheapest call there is.
@@ -180,7 +185,7 @@ fn device_name() -> Result<std::ffi::CString> {
 }
 
 #[inline(never)]
-fn call(file: &File, request: c_ulong, argument: *mut c_void) -> Result<c_int> {
+pub(crate) fn call(file: &File, request: c_ulong, argument: *mut c_void) -> Result<c_int> {
     // SAFETY: the structures above are those of the requests, with their sizes in
     // them, and a bitmap that is as long as it says (see `for_pages`).
     let result = unsafe { libc::ioctl(file.as_raw_fd(), request, argument) };

@@ -26,7 +26,14 @@ pub(super) struct Boot<'b> {
     /// The kernel's command line.
     pub(super) options: &'b str,
     pub(super) memory_mib: u32,
+    /// The remapping unit, as QEMU's option has it.
+    pub(super) unit: &'b str,
 }
+
+/// A unit in legacy mode: second-stage tables, no dirty bits.
+pub(super) const LEGACY: &str = "intel-iommu,intremap=off";
+/// One in scalable mode, with first-stage tables.
+pub(super) const FIRST_STAGE: &str = "intel-iommu,intremap=off,x-scalable-mode=on,x-flts=on";
 
 impl Boot<'_> {
     /// Runs it to its end and returns what it measured.
@@ -63,7 +70,7 @@ impl Boot<'_> {
         command.args(["-cpu", "EPYC-v4,+svm,+npt,+x2apic", "-smp", "1"]);
         command.args(["-icount", "shift=0,sleep=off"]);
         command.args(["-m", &format!("{}M", self.memory_mib)]);
-        command.args(["-device", "intel-iommu,intremap=off", "-device", "edu"]);
+        command.args(["-device", self.unit, "-device", "edu"]);
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         for port in [log, output] {
             command.args(["-serial", &format!("file:{}", port.display())]);

@@ -17,6 +17,9 @@ pub struct Record {
     pub instructions: u64,
     /// Pages set in the bitmap that the operation was given.
     pub bits: u64,
+    /// Pages that a device wrote meanwhile, where one did anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub written: Option<u64>,
     /// Invalidation descriptors sent to the remapping unit (Strandline only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invalidations: Option<u64>,

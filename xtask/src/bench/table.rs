@@ -1,6 +1,6 @@
 //! The comparison: a table for people, JSON for programs.
 
-use super::{HarvestCost, Record};
+use super::{HarvestCost, Record, Written, written};
 use serde::Serialize;
 use std::fmt;
 
@@ -73,6 +73,8 @@ pub struct Comparison {
     pub rows: Vec<Row>,
     /// What only Linux has: its system call, pinning, the bitmap of a mapping.
     pub linux_only: Vec<Record>,
+    /// What was reported of pages that a device really wrote.
+    pub written: Vec<Written>,
     /// What a harvest costs that finds nothing.
     pub harvest: Option<HarvestCost>,
 }
@@ -81,11 +83,21 @@ impl Comparison {
     /// Puts side by side what was measured.
     pub fn new(
         strandline: Vec<Record>,
+        first_stage: Vec<Record>,
         linux: Option<(String, Vec<Record>)>,
         harvest: Option<HarvestCost>,
     ) -> Self {
         let (kernel, linux) = linux.unzip();
         let linux = linux.unwrap_or_default();
+        let written = [
+            ("Strandline, mapped writable", &strandline),
+            ("Strandline, accessed bit", &first_stage),
+            ("Linux VFIO type1", &linux),
+        ];
+        let written = written.map(|(system, records)| Written::among(system, records));
+        let is_cost = |record: &Record| record.written.is_none();
+        let [strandline, linux] = [strandline, linux]
+            .map(|records| records.into_iter().filter(is_cost).collect::<Vec<_>>());
         let of = |operation: &str| linux.iter().find(|record| record.operation == operation);
         let cost = |operation| of(operation).map_or(0, |record| record.instructions);
         let overhead = Overhead {
@@ -117,6 +129,7 @@ impl Comparison {
             kernel: kernel.filter(|_| !linux.is_empty()),
             linux_only: linux_only.cloned().collect(),
             rows,
+            written: written.concat(),
             harvest,
         }
     }
@@ -192,9 +205,14 @@ impl fmt::Display for Comparison {
                 f,
                 "\nLinux {kernel}, VFIO type1, iommu.strict=1 mitigations=off. like4like: less one \
                  null ioctl a call,\nand less pinning or releasing each page, estimated by \
-                 vmsplice and splice of single pages.\nNo device wrote any of the pages."
+                 vmsplice and splice of single pages.\nNo device wrote any of these pages."
             )?;
         }
+        writeln!(f, "\n{}", written::heading())?;
+        for written in &self.written {
+            written.fmt(f)?;
+        }
+        writeln!(f)?;
         for row in &self.rows {
             if let Some((target, is_met)) = row.target {
                 let verdict = if is_met { "met" } else { "MISSED" };
@@ -252,6 +270,7 @@ mod tests {
             others: 0,
             instructions,
             bits: 0,
+            written: None,
             invalidations: None,
             waits: None,
             locked: None,
@@ -284,7 +303,7 @@ mod tests {
             record("unmap-4k-sweep", 5, 5, 100),
         ];
         let strandline = linux[3..].to_vec();
-        let comparison = Comparison::new(strandline, Some(("6.1".into(), linux)), None);
+        let comparison = Comparison::new(strandline, vec![], Some(("6.1".into(), linux)), None);
         let like: Vec<_> = comparison
             .rows
             .iter()

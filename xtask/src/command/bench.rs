@@ -22,12 +22,13 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let strandline = bench::strandline()?;
+    let first_stage = bench::strandline_first_stage()?;
     let linux = if args.skip_linux {
         None
     } else {
         Some(bench::linux()?)
     };
-    let comparison = Comparison::new(strandline, linux, Some(bench::harvest()?));
+    let comparison = Comparison::new(strandline, first_stage, linux, Some(bench::harvest()?));
     if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_string_pretty(&comparison)? + "\n")
             .with_context(|| format!("cannot write {}", path.display()))?;

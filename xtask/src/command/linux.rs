@@ -8,6 +8,7 @@ use xtask::linux::{COMMAND_LINE, Departure, Job, Load, Sources};
 use xtask::progress::Progress;
 use xtask::sabotage::Sabotage;
 use xtask::units::{Size, Span};
+use xtask::viommu::Viommu;
 
 /// Boot Debian's stock kernel as the guest and migrate it while it uses an NVMe disk
 /// that is passed through.
@@ -31,6 +32,10 @@ pub(crate) struct Args {
     /// Memory of the guest
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     memory: Size,
+    /// IOMMU that the guest is given; Debian 12 has a driver for virtio in its newer
+    /// kernel, which is fetched for it
+    #[arg(long, value_enum, value_name = "KIND", default_value = "vtd")]
+    viommu: Viommu,
     /// CPUs of the guest, each on a CPU of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
     vcpus: u32,
@@ -80,6 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         sources: Sources {
             kernel: args.kernel.clone(),
             initramfs: args.initrd.clone(),
+            viommu: args.viommu,
             ..Sources::default()
         },
         append: args.append.clone(),
@@ -95,7 +101,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         compare_boot: args.compare_boot,
         sabotage: args.sabotage,
         timeout: args.timeout,
-        ..Job::new("linux")
+        ..Job::new(match args.viommu {
+            Viommu::Vtd => "linux",
+            Viommu::Virtio => "linux-viommu-virtio",
+        })
     };
     let done = {
         let progress = Progress::start("booting two machines");

@@ -1,7 +1,7 @@
 //! The initramfs of the stock guest: busybox, the kernel's NVMe driver, one program
 //! that loads the disk, and one script.
 
-use super::Init;
+use super::{Init, Sources};
 use crate::cpio::Archive;
 use crate::debian::Kernel;
 use crate::shell::READY;
@@ -14,7 +14,7 @@ const BAD: &str = "^<[0-3]>|nvme.*(I/O.*timeout|reset|abort|is down)|unstable|st
 
 /// The NVMe driver, each module after those it depends on. Some kernels have one or
 /// the other built in.
-const MODULES: [&str; 8] = [
+const MODULES: [&str; 10] = [
     "crypto/crct10dif_common.ko",
     "crypto/crct10dif_generic.ko",
     "lib/crc-t10dif.ko",
@@ -22,14 +22,21 @@ const MODULES: [&str; 8] = [
     "crypto/crc64_rocksoft_generic.ko",
     "lib/crc64-rocksoft.ko",
     "block/t10-pi.ko",
+    "drivers/nvme/common/nvme-keyring.ko",
+    "drivers/nvme/common/nvme-auth.ko",
     "drivers/nvme/host/nvme-core.ko",
 ];
 /// The driver itself, whose name says which module is which in the guest.
 const DRIVER: &str = "drivers/nvme/host/nvme.ko";
 
 /// Builds it around a static busybox and the static program `load`, with modules of
-/// `kernel`.
-pub(super) fn build(init: Init, busybox: &[u8], load: &[u8], kernel: Option<&Kernel>) -> Vec<u8> {
+/// `kernel`, which those of the guest's IOMMU are among.
+pub(super) fn build(
+    sources: &Sources,
+    busybox: &[u8],
+    load: &[u8],
+    kernel: Option<&Kernel>,
+) -> Vec<u8> {
     let mut archive = Archive::default();
     for name in ["bin", "dev", "proc", "sys", "modules"] {
         archive.directory(name);
@@ -37,13 +44,19 @@ pub(super) fn build(init: Init, busybox: &[u8], load: &[u8], kernel: Option<&Ker
     archive.console("dev/console");
     archive.file("bin/busybox", busybox);
     archive.file("bin/load", load);
-    let modules = MODULES.into_iter().chain([DRIVER]).enumerate();
-    for (order, path) in modules {
+    // The IOMMU first: a device that has its driver before is not behind it.
+    let modules = sources
+        .viommu
+        .modules()
+        .iter()
+        .chain(&MODULES)
+        .chain([&DRIVER]);
+    for (order, path) in modules.enumerate() {
         if let Some(module) = kernel.and_then(|kernel| kernel.module(path)) {
-            archive.file(&format!("modules/{order}.ko"), &module);
+            archive.file(&format!("modules/{order:02}.ko"), &module);
         }
     }
-    let script = match init {
+    let script = match sources.init {
         Init::Account => script(),
         Init::Shell => shell_script(),
     };

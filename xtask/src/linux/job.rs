@@ -9,6 +9,7 @@ use crate::run::{Outcome, Run};
 use crate::sabotage::Sabotage;
 use crate::units::{Size, Span};
 use crate::verdict::Verdict;
+use crate::viommu::Viommu;
 use anyhow::Result;
 
 /// When the guest moves.
@@ -150,7 +151,8 @@ impl Job {
     /// and is told nothing else; what others do is their business.
     fn interrupts(&self) -> Option<bool> {
         let is_known = self.sources.kernel.is_none() && self.append.starts_with(COMMAND_LINE);
-        is_known.then_some(self.interrupt_remapping)
+        let is_able = self.sources.viommu == Viommu::Vtd;
+        is_known.then_some(is_able && self.interrupt_remapping)
     }
 
     fn run(&self) -> Run {
@@ -171,6 +173,7 @@ impl Job {
             memory: self.memory,
             vcpus: self.vcpus,
             interrupt_remapping: self.interrupt_remapping,
+            viommu: self.sources.viommu,
             disk: self.load.map(|_| DISK),
             max_bandwidth: self.max_bandwidth,
             downtime_limit: None,

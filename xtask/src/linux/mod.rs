@@ -25,6 +25,7 @@ use crate::debian::{self, Kernel};
 use crate::image::{self, Image};
 use crate::images::Images;
 use crate::program;
+use crate::viommu::Viommu;
 use crate::workspace;
 use anyhow::{Context, Result};
 use std::fs;
@@ -41,6 +42,9 @@ pub struct Sources {
     pub init: Init,
     /// With the hypervisor's breaking points compiled in.
     pub breakable: bool,
+    /// The IOMMU that the guest is given: Debian's kernel and our initramfs have its
+    /// driver.
+    pub viommu: Viommu,
 }
 
 /// What init of our initramfs does.
@@ -68,7 +72,7 @@ impl Parts {
         // driver built in, or comes with an initramfs that has it.
         let debian = match &sources.kernel {
             Some(_) => None,
-            None => Some(Kernel::fetch()?),
+            None => Some(Kernel::fetch(sources.viommu.modules())?),
         };
         let kernel = match (&sources.kernel, &debian) {
             (Some(path), _) => read(path)?,
@@ -78,7 +82,7 @@ impl Parts {
             Some(path) => read(path)?,
             None => {
                 let load = program::build("load")?;
-                initramfs::build(sources.init, &debian::busybox()?, &load, debian.as_ref())
+                initramfs::build(sources, &debian::busybox()?, &load, debian.as_ref())
             }
         };
         Ok(Self { kernel, initramfs })

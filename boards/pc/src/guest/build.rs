@@ -5,13 +5,13 @@ use super::device::{Assigned, OWN_PAGES};
 use super::exits::ExitReport;
 use super::unit::{self, Remapper};
 use super::{Guest, Part, VIOMMU};
-use crate::host::{DeviceKind, Host};
+use crate::host::Host;
 use crate::worker::Worker;
 use hv_core::boot::{self, BootError, Payload};
 use hv_core::memory::{AddSlotError, FramePool, GuestMemory, Slot};
 use hv_core::npt::{NestedTables, NptError};
-use hv_core::platform::Platform;
 use hv_core::platform::pci::{AddFunctionError, PciBus};
+use hv_core::platform::{IOMMU_PIN, Platform};
 use hv_core::svm::{IdleVcpu, SvmError};
 use hv_core::vcpu::VcpuState;
 use hv_core::vm::Vm;
@@ -96,9 +96,6 @@ pub enum BuildError {
     /// The buffer for the device's state.
     #[error("out of memory for the pages that hand a device over")]
     Staging,
-    /// An NVMe controller needs a vIOMMU whose tables the guest keeps.
-    #[error("an NVMe controller can be passed through behind viommu=vtd only")]
-    NoTables,
     /// The machine's other CPU has a guest already.
     #[error("the machine's other CPU is taken")]
     NoWorker,
@@ -174,10 +171,6 @@ impl<'m> Guest<'m> {
         let mut pages = [Hpa::new(0); OWN_PAGES];
         for page in &mut pages {
             *page = vcpu_frames.take(frames).ok_or(BuildError::Staging)?;
-        }
-        // Its queues are looked after where the guest's own tables say that they are.
-        if host.kind == DeviceKind::Nvme && kind == Kind::Virtio {
-            return Err(BuildError::NoTables);
         }
         let device = Assigned::take(host, source_id, &mut dma, frames, pages)?;
         if let Some((at, range)) = device.mapped_registers() {
@@ -258,7 +251,11 @@ fn load(
             };
             boot::load(memory, payload, &[&dmar.table()])
         }
-        Kind::Virtio => boot::load(memory, payload, &[&VirtioMmio { registers }.table()]),
+        Kind::Virtio => {
+            let unit = VirtioMmio { registers };
+            let device = unit.device_table(IOMMU_PIN);
+            boot::load(memory, payload, &[&unit.table(), &device])
+        }
     }
 }
 

@@ -36,8 +36,8 @@ use exits::ExitReport;
 use heapless::Vec;
 use hv_core::Gpa;
 use hv_core::memory::GuestMemory;
-use hv_core::platform::GuestExit;
 use hv_core::platform::apic::Request;
+use hv_core::platform::{GuestExit, IOMMU_PIN};
 use hv_core::svm::SvmVcpu;
 use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Reason, Vm};
 use iommu::Iommu;
@@ -239,7 +239,9 @@ impl<'m> Guest<'m> {
     /// delivers what devices sent meanwhile.
     fn with_bus<T>(&mut self, act: impl FnOnce(&mut Machine<'m>, &mut Outside<'_, '_>) -> T) -> T {
         let result = self.lend_bus(act);
-        self.deliver_requests();
+        if self.vm.platform().has_requests() {
+            self.deliver_interrupts();
+        }
         result
     }
 
@@ -271,21 +273,29 @@ impl<'m> Guest<'m> {
     }
 
     /// Hands the interrupts that devices sent to the guest's CPUs, as the guest's IOMMU
-    /// will have them. Called after all that can make a device send one, so that none is
-    /// on its way when the guest is saved.
-    fn deliver_requests(&mut self) {
-        if !self.vm.platform().has_requests() {
-            return;
-        }
-        while let Some(Request { source, msi }) = self.vm.platform().take_request() {
-            let source = SourceId::new(source);
-            let message = self.viommu.remap_interrupt(self.memory, source, msi);
-            if let Some(message) = message {
-                self.vm.platform().deliver(message);
+    /// will have them, and the IOMMU's own. Called after all that can make a device send
+    /// one, so that none is on its way when the guest is saved.
+    fn deliver_interrupts(&mut self) {
+        loop {
+            while let Some(Request { source, msi }) = self.vm.platform().take_request() {
+                let source = SourceId::new(source);
+                let message = self.viommu.remap_interrupt(self.memory, source, msi);
+                if let Some(message) = message {
+                    self.vm.platform().deliver(message);
+                }
+            }
+            // Messages that were refused are faults, of which the IOMMU may tell: by a
+            // message that nobody remaps, or by its line, which is another request when
+            // it rises.
+            while let Some(msi) = self.viommu.take_interrupt() {
+                self.vm.inject_msi(msi);
+            }
+            let line = self.viommu.interrupt_line();
+            self.vm.platform().set_input(IOMMU_PIN.into(), line);
+            if !self.vm.platform().has_requests() {
+                break;
             }
         }
-        // A message that was refused is a fault.
-        self.send_viommu_interrupts();
     }
 
     /// Hands on what host interrupts brought. To be called with every set of
@@ -330,10 +340,12 @@ impl<'m> Guest<'m> {
             // There is room.
             let _ = self.vm.platform().receive(byte);
         }
-        self.deliver_requests();
+        self.deliver_interrupts();
     }
 
     fn serve_viommu(&mut self) -> Result<(), SpaceError> {
+        // What the guest acknowledged is gone before there is more.
+        self.deliver_interrupts();
         if !self.viommu.is_idle() {
             let done = self
                 .viommu
@@ -343,7 +355,7 @@ impl<'m> Guest<'m> {
             }
         }
         self.report_refused();
-        self.send_viommu_interrupts();
+        self.deliver_interrupts();
         Ok(())
     }
 
@@ -358,12 +370,6 @@ impl<'m> Guest<'m> {
             }
             self.refused = refused;
             events::emit("refused-mapping", &[("count", count.into())]);
-        }
-    }
-
-    fn send_viommu_interrupts(&mut self) {
-        while let Some(msi) = self.viommu.take_interrupt() {
-            self.vm.inject_msi(msi);
         }
     }
 
@@ -392,7 +398,7 @@ impl<'m> Guest<'m> {
             }
         }
         if transfers > 0 {
-            self.send_viommu_interrupts();
+            self.deliver_interrupts();
         }
     }
 

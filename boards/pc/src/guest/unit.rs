@@ -20,7 +20,7 @@ use strandline_rt::pci;
 use strandline_rt::physical::{IdentityMemory, MmioWindow, PhysRange};
 
 /// The host's unit, as the guest uses it.
-pub(super) type HostUnit<'m> = AnyUnit<MmioWindow, &'m IdentityMemory>;
+pub(super) type HostUnit<'m> = AnyUnit<'m, MmioWindow, IdentityMemory>;
 
 /// The size of a VT-d unit's register window.
 const VTD_WINDOW: u64 = 4096;
@@ -28,7 +28,7 @@ const VTD_WINDOW: u64 = 4096;
 /// Of the frames for remapping, those for the unit's own structures; the rest is
 /// for the domains' tables. AMD-Vi takes the most, for its device table; VT-d a
 /// context table for each bus that is used, and a few more.
-pub const UNIT_FRAMES: u64 = AmdUnit::<MmioWindow, &IdentityMemory>::FRAMES;
+pub const UNIT_FRAMES: u64 = AmdUnit::<MmioWindow, IdentityMemory>::FRAMES;
 
 /// A running unit.
 pub(super) struct Remapper<'m> {

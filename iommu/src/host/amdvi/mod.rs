@@ -53,9 +53,9 @@ const LEVELS: u8 = 3;
 /// through `M`.
 ///
 /// Devices it was not told to attach cannot reach any memory.
-pub struct AmdUnit<R, M> {
+pub struct AmdUnit<'m, R, M> {
     registers: Registers<R>,
-    mem: M,
+    mem: &'m M,
     caches_absent: bool,
     /// Whether it is made to set accessed and dirty bits.
     sets_dirty_bits: bool,
@@ -63,11 +63,11 @@ pub struct AmdUnit<R, M> {
     knows_device_tlbs: bool,
     device_tlbs: DeviceTlbs,
     table: Table,
-    queue: Queue,
+    queue: Queue<'m>,
     events: EventLog,
 }
 
-impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
+impl<R: Mmio, M: PhysMemory> AmdUnit<'_, R, M> {
     /// Drops what is cached of `device`'s entry and then everything that was
     /// translated by it.
     ///
@@ -85,18 +85,18 @@ impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
     }
 
     fn execute(&mut self, command: Command) -> Result<(), UnitError> {
-        self.queue
-            .execute(&self.registers, &self.mem, &[command.encode()])
+        self.queue.execute(&self.registers, &[command.encode()])
     }
 }
 
-impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
+impl<R: Mmio, M: PhysMemory> AmdUnit<'_, R, M> {
     /// Has the unit carry out an invalidation of its own, and then has `devices` forget
     /// `block`. In this order, with a fence between: a device that forgets first could
     /// be told the old translation anew.
     ///
     /// A device that does not answer in time is an event in the log. The wait may
     /// complete or not then.
+    #[inline(never)]
     fn execute_with(
         &mut self,
         command: Command,
@@ -116,8 +116,8 @@ impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
             .chain(told)
             .map(Command::encode)
             .collect();
-        let executed = self.queue.execute(&self.registers, &self.mem, &commands);
-        if self.events.may_have_timeout(&self.registers, &self.mem) {
+        let executed = self.queue.execute(&self.registers, &commands);
+        if self.events.may_have_timeout(&self.registers, self.mem) {
             self.queue.give_up();
             return Err(UnitError::DeviceTlb);
         }
@@ -125,7 +125,7 @@ impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
     }
 }
 
-impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<R, M> {
+impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<'_, R, M> {
     fn levels(&self) -> u8 {
         LEVELS
     }
@@ -166,7 +166,7 @@ impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<R, M> {
             domain,
         };
         self.block(device)?;
-        self.table.publish(&self.mem, device, entry)?;
+        self.table.publish(self.mem, device, entry)?;
         self.device_tlbs.moved(device, Some(domain));
         // The blocked entry may be cached. The translations go as well, so that a
         // domain number used before starts afresh.
@@ -174,7 +174,7 @@ impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<R, M> {
     }
 
     fn block(&mut self, device: SourceId) -> Result<(), UnitError> {
-        match self.table.withdraw(&self.mem, device) {
+        match self.table.withdraw(self.mem, device) {
             Some(domain) => {
                 self.device_tlbs.moved(device, None);
                 self.forget(device, domain)
@@ -210,7 +210,7 @@ impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<R, M> {
     }
 
     fn take_fault(&mut self) -> Option<Fault> {
-        self.events.take(&self.registers, &self.mem)
+        self.events.take(&self.registers, self.mem)
     }
 }
 

@@ -13,13 +13,13 @@ use hv_core::memory::{FramePool, PhysMemory};
 use hv_core::mmio::Mmio;
 
 /// The buffer and the word that waits are answered in, one frame each.
-pub(super) struct Queue {
-    ring: Ring,
+pub(super) struct Queue<'m> {
+    ring: Ring<'m>,
 }
 
-impl Queue {
+impl<'m> Queue<'m> {
     /// Sets the buffer up. It is off, and stays so until [`Queue::turn_on`].
-    pub(super) fn new(mem: &impl PhysMemory, pool: &mut FramePool) -> Result<Self, StartError> {
+    pub(super) fn new(mem: &'m impl PhysMemory, pool: &mut FramePool) -> Result<Self, StartError> {
         let ring = Ring::new(mem, pool, Buffer::ENTRY).ok_or(StartError::OutOfMemory)?;
         Ok(Self { ring })
     }
@@ -49,9 +49,8 @@ impl Queue {
     pub(super) fn provoke_event<R: Mmio>(
         &mut self,
         registers: &Registers<R>,
-        mem: &impl PhysMemory,
     ) -> Result<(), UnitError> {
-        self.ring.post(mem, Command::ILLEGAL)?;
+        self.ring.push(Command::ILLEGAL);
         self.ring.show(registers);
         // A unit either stops at the command, as specified, or skips it.
         poll(|| {
@@ -78,10 +77,9 @@ impl Queue {
     pub(super) fn execute<R: Mmio>(
         &mut self,
         registers: &Registers<R>,
-        mem: &impl PhysMemory,
         commands: &[u128],
     ) -> Result<(), UnitError> {
-        self.ring.execute(registers, mem, commands)
+        self.ring.execute(registers, commands)
     }
 }
 

@@ -48,7 +48,7 @@ pub enum StartError {
     Unit(#[from] UnitError),
 }
 
-impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
+impl<'m, R: Mmio, M: PhysMemory> AmdUnit<'m, R, M> {
     /// The frames a unit takes: the device table in one piece, the command buffer
     /// with its answers, the event log.
     pub const FRAMES: u64 = super::table::FRAMES + 3;
@@ -60,7 +60,12 @@ impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
     /// [`AmdUnit::FRAMES`] frames that nobody had before; the unit must be able to
     /// read `mem`'s frames at their addresses. Until this returns DMA may pass as
     /// it did before; on an error it may go on doing so, untranslated.
-    pub fn start(window: R, mem: M, mut pool: FramePool, facts: Facts) -> Result<Self, StartError> {
+    pub fn start(
+        window: R,
+        mem: &'m M,
+        mut pool: FramePool,
+        facts: Facts,
+    ) -> Result<Self, StartError> {
         if facts.capability & CAPABILITY_KIND != CAPABILITY_IS_IOMMU {
             return Err(StartError::NoCapability(facts.capability));
         }
@@ -84,19 +89,19 @@ impl<R: Mmio, M: PhysMemory> AmdUnit<R, M> {
             registers.turn(control, facts.flags.contains(flag));
         }
 
-        let table = Table::new(&mem, &mut pool).ok_or(StartError::OutOfMemory)?;
+        let table = Table::new(mem, &mut pool).ok_or(StartError::OutOfMemory)?;
         registers.window.write64(DEVICE_TABLE, table.register());
-        let mut queue = Queue::new(&mem, &mut pool)?;
+        let mut queue = Queue::new(mem, &mut pool)?;
         queue.turn_on(&registers);
-        let mut events = EventLog::start(&registers, &mem, &mut pool)?;
+        let mut events = EventLog::start(&registers, mem, &mut pool)?;
         // Commands are fetched only by an enabled unit, so what an earlier owner
         // had it cache goes right after. The table blocks all devices already.
         registers.turn(Control::ENABLE, true);
-        queue.execute(&registers, &mem, &[Command::All.encode()])?;
+        queue.execute(&registers, &[Command::All.encode()])?;
 
         // QEMU 10.0 never writes its log. Whoever waits for a fault has to know.
-        queue.provoke_event(&registers, &mem)?;
-        events.expect_event(&registers, &mem);
+        queue.provoke_event(&registers)?;
+        events.expect_event(&registers, mem);
         Ok(Self {
             registers,
             mem,

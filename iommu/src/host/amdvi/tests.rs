@@ -14,7 +14,7 @@ use hv_core::testing::Arena;
 use std::string::ToString;
 use std::vec::Vec;
 
-type Unit<'a> = AmdUnit<&'a FakeUnit<'a>, &'a Arena>;
+type Unit<'a> = AmdUnit<'a, &'a FakeUnit<'a>, Arena>;
 
 const BASE: Hpa = Hpa::new(0x10_0000);
 const FRAMES: u64 = Unit::FRAMES;

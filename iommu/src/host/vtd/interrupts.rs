@@ -70,7 +70,7 @@ impl InterruptTable {
     }
 }
 
-impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
+impl<R: Mmio, M: PhysMemory> VtdUnit<'_, R, M> {
     /// Has every interrupt request remapped from now on, if the unit can. None is let
     /// through before it is granted. Destinations are the 8-bit ids of xAPIC mode.
     ///
@@ -81,7 +81,7 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
         if !is_able || is_active(Sabotage::InterruptRemapping) {
             return Ok(());
         }
-        let base = self.pool.take(&self.mem).ok_or(StartError::OutOfMemory)?;
+        let base = self.pool.take(self.mem).ok_or(StartError::OutOfMemory)?;
         let address = InterruptTableAddress {
             base: base.raw(),
             extended: false,
@@ -112,7 +112,7 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
         };
         let apic_id = u8::try_from(to.apic_id).map_err(|_| UnitError::OutOfRange)?;
         let entry = InterruptEntry::xapic(device, apic_id, to.vector);
-        let index = table.publish(&self.mem, entry)?;
+        let index = table.publish(self.mem, entry)?;
         // In caching mode its absence may be cached.
         self.drop_cached(InterruptCacheScope::Entries { index, order: 0 })?;
         Ok(InterruptRequest::message(index))
@@ -124,7 +124,7 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
             return Ok(());
         };
         // An entry may be given to somebody else only when no cache has it.
-        match table.withdraw(&self.mem, device)? {
+        match table.withdraw(self.mem, device)? {
             true => self.drop_cached(InterruptCacheScope::Global),
             false => self.queue.health(),
         }

@@ -21,6 +21,7 @@ use hv_core::PAGE_SHIFT;
 const RID_PASID: u32 = 0;
 
 /// The invalidation that waits for the DMA in flight, reads and writes.
+#[inline]
 pub(super) fn drained(scope: IotlbScope) -> Descriptor {
     Descriptor::Iotlb {
         scope,
@@ -41,6 +42,7 @@ pub(super) fn domain(translation: Translation, domain: u16) -> u128 {
 
 /// The smallest invalidation the unit knows that covers `range` of `domain`: an
 /// aligned power of two of pages, or the domain where that is too large for it.
+#[inline]
 pub(super) fn pages(
     translation: Translation,
     capabilities: &Capabilities,

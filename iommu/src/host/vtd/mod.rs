@@ -60,23 +60,23 @@ use tables::{Tables, Target};
 /// through `M`.
 ///
 /// Devices it was not told to attach cannot reach any memory.
-pub struct VtdUnit<R, M> {
+pub struct VtdUnit<'m, R, M> {
     registers: Registers<R>,
-    mem: M,
+    mem: &'m M,
     pool: FramePool,
     capabilities: Capabilities,
     extended: ExtendedCapabilities,
     implementation: Implementation,
     translation: Translation,
     tables: Tables,
-    queue: Queue,
+    queue: Queue<'m>,
     device_tlbs: DeviceTlbs,
     faults: FaultReader,
     /// `None`: every interrupt request passes as it is.
     interrupts: Option<InterruptTable>,
 }
 
-impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
+impl<R: Mmio, M: PhysMemory> VtdUnit<'_, R, M> {
     /// What the unit said it can do, for the operator's log.
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
@@ -117,6 +117,7 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
     ///
     /// When a device does not answer in time the unit says so, and completes no wait
     /// (VT-d 4.1, 6.5.2.10 "Queue Error Considerations").
+    #[inline(never)]
     fn execute_with(
         &mut self,
         own: u128,
@@ -128,7 +129,7 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
             .map(|(device, tlb)| invalidation::device_tlb(&self.extended, *device, *tlb, scope));
         let descriptors: heapless::Vec<u128, MAX_COMMANDS> =
             [own].into_iter().chain(told).collect();
-        let executed = self.queue.execute(&self.registers, &self.mem, &descriptors);
+        let executed = self.queue.execute(&self.registers, &descriptors);
         let silent = FaultStatus::TIMEOUT_ERROR | FaultStatus::COMPLETION_ERROR;
         executed.map_err(|error| match self.registers.fault_status() {
             status if status.intersects(silent) => UnitError::DeviceTlb,
@@ -136,20 +137,20 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
         })
     }
 
+    #[inline(never)]
     fn execute(&mut self, descriptor: u128) -> Result<(), UnitError> {
-        self.queue
-            .execute(&self.registers, &self.mem, &[descriptor])
+        self.queue.execute(&self.registers, &[descriptor])
     }
 }
 
-impl<R, M> VtdUnit<R, M> {
+impl<R, M> VtdUnit<'_, R, M> {
     /// The format of the tables that it walks.
     pub fn format(&self) -> AnyFormat {
         self.translation.format()
     }
 }
 
-impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<R, M> {
+impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<'_, R, M> {
     fn levels(&self) -> u8 {
         self.translation.levels()
     }
@@ -185,9 +186,9 @@ impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<R, M> {
         };
         // The only step that can fail with the unit in good health comes first, so
         // that the device keeps its old translation then.
-        self.tables.reserve(&self.mem, &mut self.pool, device)?;
+        self.tables.reserve(self.mem, &mut self.pool, device)?;
         self.block(device)?;
-        self.tables.publish(&self.mem, device, target)?;
+        self.tables.publish(self.mem, device, target)?;
         self.device_tlbs.moved(device, Some(number));
         // In caching mode the absence may be cached, under domain 0. The IOTLB is
         // cleaned as well, so that a domain number used before starts afresh.
@@ -195,7 +196,7 @@ impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<R, M> {
     }
 
     fn block(&mut self, device: SourceId) -> Result<(), UnitError> {
-        match self.tables.withdraw(&self.mem, device) {
+        match self.tables.withdraw(self.mem, device) {
             Some(domain) => {
                 self.device_tlbs.moved(device, None);
                 self.forget(device, domain, domain)
@@ -205,6 +206,7 @@ impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<R, M> {
         }
     }
 
+    #[inline]
     fn invalidate(&mut self, domain: DomainId, scope: Scope) -> Result<(), UnitError> {
         let domain = self.number(domain)?;
         let own = match scope {
@@ -214,7 +216,7 @@ impl<R: Mmio, M: PhysMemory> HostUnit for VtdUnit<R, M> {
             Scope::Domain => invalidation::domain(self.translation, domain),
         };
         if self.device_tlbs.is_empty() {
-            return self.execute(own);
+            return self.queue.execute(&self.registers, &[own]);
         }
         let filled = self.device_tlbs.filled_from(domain).collect();
         self.execute_with(own, scope, filled)

@@ -23,17 +23,17 @@ pub(super) enum DescriptorSize {
 }
 
 /// The queue and the status word, one frame each.
-pub(super) struct Queue {
-    ring: Ring,
+pub(super) struct Queue<'m> {
+    ring: Ring<'m>,
     /// Whether the write buffer is flushed before each use.
     flush_first: bool,
 }
 
-impl Queue {
+impl<'m> Queue<'m> {
     /// Sets the queue up and turns it on. It is off before.
     pub(super) fn start<R: Mmio>(
         registers: &Registers<R>,
-        mem: &impl PhysMemory,
+        mem: &'m impl PhysMemory,
         pool: &mut FramePool,
         size: DescriptorSize,
         flush_first: bool,
@@ -72,16 +72,16 @@ impl Queue {
     }
 
     /// Has the unit carry out `descriptors` in this order, and waits for it.
+    #[inline(always)]
     pub(super) fn execute<R: Mmio>(
         &mut self,
         registers: &Registers<R>,
-        mem: &impl PhysMemory,
         descriptors: &[u128],
     ) -> Result<(), UnitError> {
         if self.flush_first {
             registers.flush_write_buffer()?;
         }
-        self.ring.execute(registers, mem, descriptors)
+        self.ring.execute(registers, descriptors)
     }
 }
 

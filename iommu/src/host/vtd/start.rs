@@ -48,7 +48,7 @@ pub enum StartError {
     Unit(#[from] UnitError),
 }
 
-impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
+impl<'m, R: Mmio, M: PhysMemory> VtdUnit<'m, R, M> {
     /// Takes the unit over from whoever used it, with every device blocked.
     ///
     /// `window` is the unit's register window, of 4 KiB or what the DMAR table
@@ -59,7 +59,7 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
     /// may go on doing so, untranslated.
     pub fn start(
         window: R,
-        mem: M,
+        mem: &'m M,
         mut pool: FramePool,
         implementation: Implementation,
     ) -> Result<Self, StartError> {
@@ -89,15 +89,15 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<R, M> {
             true => DescriptorSize::Bits256,
             false => DescriptorSize::Bits128,
         };
-        let mut queue = Queue::start(&registers, &mem, &mut pool, size, flush_first)?;
-        let tables = Tables::new(&mem, &mut pool, translation, extended.walk_snoops)
+        let mut queue = Queue::start(&registers, mem, &mut pool, size, flush_first)?;
+        let tables = Tables::new(mem, &mut pool, translation, extended.walk_snoops)
             .ok_or(StartError::OutOfMemory)?;
         if flush_first {
             registers.flush_write_buffer()?;
         }
         registers.set_root_table(tables.root_register())?;
         for descriptor in everything(translation) {
-            queue.execute(&registers, &mem, &[descriptor])?;
+            queue.execute(&registers, &[descriptor])?;
         }
         registers.turn(Global::TRANSLATION, true)?;
         Ok(Self {

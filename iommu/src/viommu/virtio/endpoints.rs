@@ -127,6 +127,13 @@ impl Endpoints {
         self.all.iter().find(|one| one.ids.host == device)
     }
 
+    /// Where the endpoint is that the guest knows by that id; `None` before the first
+    /// time, and if there is none.
+    pub(super) fn place_of(&self, source: SourceId) -> Option<Attachment> {
+        let endpoint = self.all.iter().find(|one| one.ids.guest == source)?;
+        endpoint.place.map(|(_, at)| at)
+    }
+
     /// The domain of that number, if it exists.
     pub(super) fn domain(&self, domain: u32) -> Option<Membership> {
         let mut memberships = self.all.iter().filter_map(|one| one.membership);

@@ -52,13 +52,14 @@ pub use state::{STATE_VERSION, VirtioState};
 
 use super::steps::Stepwise;
 use super::{Msi, Passthroughs, Service, StateError, Viommu};
-use crate::space::{DmaSpace, Piece, SpaceError};
+use crate::space::{Attachment, DmaSpace, Piece, SpaceError};
 use crate::unit::{DomainId, SourceId};
 use crate::{Iova, IovaRange};
 use endpoints::Endpoints;
 use fault::Fault;
 use hv_core::memory::{GuestMemory, PhysMemory};
 use hv_core::sabotage::HeldBack;
+use hv_core::{Gpa, PAGE_SIZE};
 use registers::{EVENTS, Registers};
 use ring::Chain;
 use work::Job;
@@ -118,6 +119,30 @@ impl VirtioIommu {
     /// buffer for them.
     pub fn dropped_faults(&self) -> u64 {
         self.dropped_faults
+    }
+
+    /// Where a DMA of the device that the guest sees as `source` ends. The guest keeps
+    /// no tables, so this is what `space` has.
+    pub fn translate(
+        &self,
+        space: &impl DmaSpace,
+        source: SourceId,
+        iova: Iova,
+        write: bool,
+    ) -> Option<Gpa> {
+        let domain = match self.endpoints.place_of(source)? {
+            Attachment::Identity => return Some(Gpa::new(iova.raw())),
+            Attachment::Blocked => return None,
+            Attachment::Domain(domain) => domain,
+        };
+        let page = IovaRange::new(iova.page_base(), 1).ok()?;
+        let piece = space.next_piece(domain, page.start())?.part(page)?;
+        let is_allowed = match write {
+            true => piece.access.writes(),
+            false => piece.access.reads(),
+        };
+        let offset = iova.raw() % PAGE_SIZE;
+        is_allowed.then(|| Gpa::new(piece.gfn.gpa().raw() + offset))
     }
 
     /// Puts a report into the oldest event buffer. One that is too small is given
@@ -193,6 +218,11 @@ impl Viommu for VirtioIommu {
     /// The device has an interrupt line and sends no messages.
     fn take_interrupt(&mut self) -> Option<Msi> {
         None
+    }
+
+    /// High as long as the driver has not acknowledged everything.
+    fn interrupt_line(&self) -> bool {
+        !self.registers.interrupt.is_empty()
     }
 
     fn save(&self) -> VirtioState {

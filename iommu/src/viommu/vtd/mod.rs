@@ -228,6 +228,10 @@ impl Viommu for VtdViommu {
             .or_else(|| self.registers.completion.sent.take())
     }
 
+    fn interrupt_line(&self) -> bool {
+        false
+    }
+
     fn save(&self) -> VtdState {
         state::save(self)
     }

@@ -2,11 +2,13 @@
 #![allow(unsafe_code)]
 
 use super::{Fault, Remapping};
-use crate::machine::{MachineError, table};
+use crate::machine::{MachineError, registers, table};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use heapless::Vec;
 use hv_core::memory::Frame;
+use hv_core::mmio::Mmio;
+use hv_core::platform::{IOMMU_PIN, ioapic};
 use hv_core::{Gpa, PAGE_SIZE};
 use iommu::space::Access;
 use iommu::unit::SourceId;
@@ -15,8 +17,10 @@ use iommu::viot::VirtioMmio;
 use iommu::{Iova, IovaRange};
 use ledger_guest::ledger::{DOMAINS, SLOT_PAGES, SLOTS};
 use spin::{Mutex, MutexGuard};
-use strandline_rt::BootInfo;
 use strandline_rt::acpi::VIOT;
+use strandline_rt::apic::LocalApic;
+use strandline_rt::physical::PhysRange;
+use strandline_rt::{BootInfo, interrupts};
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::Transport;
 use virtio_drivers::transport::mmio::MmioTransport;
@@ -25,6 +29,8 @@ use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 const WINDOW: usize = 0x1000;
 const REQUESTS: u16 = 0;
 const EVENTS: u16 = 1;
+/// The vector the device interrupts with.
+const VECTOR: u8 = 0x42;
 /// Descriptors of each queue.
 const QUEUE: usize = 16;
 /// Bytes of a fault report.
@@ -87,8 +93,14 @@ pub(crate) fn find(boot: &BootInfo) -> Option<VirtioMmio> {
 }
 
 impl Virtio {
-    /// Takes the device into use, and asks it about the endpoint.
-    pub(crate) fn start(unit: VirtioMmio, source: SourceId) -> Result<Self, MachineError> {
+    /// Takes the device into use, and asks it about the endpoint. Its interrupts go to
+    /// `apic`.
+    pub(crate) fn start(
+        unit: VirtioMmio,
+        source: SourceId,
+        apic: &LocalApic,
+    ) -> Result<Self, MachineError> {
+        route_interrupt(apic)?;
         let header = NonNull::new(unit.registers.raw() as *mut _).ok_or(MachineError::NoUnit)?;
         // SAFETY: registers that ACPI names, on the identity map, and nobody else
         // drives them.
@@ -146,20 +158,13 @@ impl Virtio {
         Ok(())
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request and sleeps until its answer comes.
     fn ask(&mut self, request: &[u8], properties: &mut [u8]) -> Result<(), VirtioError> {
         let kind = request.first().copied().unwrap_or(0);
         let mut tail = [u8::MAX; 4];
-        let transport = &mut self.transport;
         let written = match properties {
-            [] => self
-                .requests
-                .add_notify_wait_pop(&[request], &mut [&mut tail], transport),
-            properties => self.requests.add_notify_wait_pop(
-                &[request],
-                &mut [properties, &mut tail],
-                transport,
-            ),
+            [] => self.exchange(&[request], &mut [&mut tail]),
+            properties => self.exchange(&[request], &mut [properties, &mut tail]),
         }?;
         match tail[0] {
             _ if written == 0 => Err(VirtioError::Unanswered(kind)),
@@ -169,6 +174,30 @@ impl Virtio {
                 status,
             }),
         }
+    }
+
+    /// Has the device take `request` and fill `answer`; returns how much it wrote.
+    fn exchange<'b>(
+        &mut self,
+        request: &'b [&'b [u8]],
+        answer: &'b mut [&'b mut [u8]],
+    ) -> Result<u32, VirtioError> {
+        // SAFETY: both stay where they are until they are popped below.
+        let token = unsafe { self.requests.add(request, &mut *answer) }?;
+        // What was signalled before, such as faults, is looked for when it is due. From
+        // here on an answer raises the line anew, and without that this never ends.
+        self.transport.ack_interrupt();
+        self.transport.notify(REQUESTS);
+        loop {
+            while !interrupts::wait().contains(VECTOR) {}
+            // Before the look: an answer that comes after it is another edge.
+            self.transport.ack_interrupt();
+            if self.requests.can_pop() {
+                break;
+            }
+        }
+        // SAFETY: the buffers that were added under this token.
+        Ok(unsafe { self.requests.pop_used(token, request, answer) }?)
     }
 
     fn domain(&self) -> [u8; 4] {
@@ -186,6 +215,21 @@ impl Virtio {
         request[32..36].copy_from_slice(&flags.to_le_bytes());
         self.ask(&request, &mut [])
     }
+}
+
+/// Routes the device's input of the I/O APIC to this CPU: fixed, edge-triggered.
+fn route_interrupt(apic: &LocalApic) -> Result<(), MachineError> {
+    const SELECT: usize = 0x00;
+    const DATA: usize = 0x10;
+    const FIRST_ENTRY: u32 = 0x10;
+    let range = PhysRange::new(ioapic::WINDOW, PAGE_SIZE).ok_or(MachineError::NoUnit)?;
+    let ioapic = registers(range)?;
+    let entry = FIRST_ENTRY + 2 * u32::from(IOMMU_PIN);
+    for (register, value) in [(entry + 1, apic.id() << 24), (entry, VECTOR.into())] {
+        ioapic.write32(SELECT, register);
+        ioapic.write32(DATA, value);
+    }
+    Ok(())
 }
 
 /// First and last address.

@@ -21,7 +21,7 @@ const UNIT_BYTES: u64 = 4096;
 /// The unit with its tables.
 pub(crate) struct Vtd {
     source: SourceId,
-    layer: Iommu<'static, IdentityMemory, VtdUnit<MmioWindow, &'static IdentityMemory>>,
+    layer: Iommu<'static, IdentityMemory, VtdUnit<'static, MmioWindow, IdentityMemory>>,
     domains: [DomainId; DOMAINS],
     current: usize,
 }

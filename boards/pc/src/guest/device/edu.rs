@@ -75,7 +75,7 @@ impl<'m> EduHandover<'m> {
         self.message
     }
 
-    pub(super) fn is_resting(&self) -> bool {
+    pub(super) fn is_resting(&mut self) -> bool {
         self.edu.is_resting()
     }
 
@@ -84,13 +84,18 @@ impl<'m> EduHandover<'m> {
         lender: &mut Lender<'_, '_>,
         to: &mut [u8],
     ) -> Result<usize, VmError> {
-        let state = self
-            .with_device(lender, |edu, staging, mut relax| {
-                edu.save(staging, &mut relax)
-            })
-            .map_err(HandoverError::for_engine)?;
-        self.state = Some(state);
-        put(&state, to)
+        let mut saved = None;
+        let done = self.with_device(lender, |edu, staging, mut relax| {
+            saved = Some(edu.save(staging, &mut relax)?);
+            Ok(())
+        });
+        // Whatever else went wrong, what was read out can be put back.
+        self.state = saved;
+        done.map_err(HandoverError::for_engine)?;
+        let state = saved
+            .as_ref()
+            .ok_or(VmError("the device's state was not read"))?;
+        put(state, to)
     }
 
     pub(super) fn load(&mut self, bytes: &[u8]) -> Result<(), VmError> {

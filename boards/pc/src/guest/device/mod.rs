@@ -223,12 +223,14 @@ impl<'m> Assigned<'m> {
 struct DeviceView<'a, 'm> {
     memory: &'m GuestMemory<'m, IdentityMemory>,
     viommu: &'a AnyViommu,
+    dma: &'a Dma<'m>,
 }
 
 impl DeviceView<'_, '_> {
     fn translate(&self, iova: u64, write: bool) -> Option<Gpa> {
         let (device, iova) = (Assigned::GUEST_ID, Iova::new(iova));
-        self.viommu.translate(self.memory, device, iova, write)
+        self.viommu
+            .translate(self.memory, self.dma, device, iova, write)
     }
 }
 
@@ -249,6 +251,7 @@ impl Guest<'_> {
         let view = DeviceView {
             memory: self.memory,
             viommu: &self.viommu,
+            dma: &self.dma,
         };
         self.device.serve(&view);
     }
@@ -271,7 +274,7 @@ impl Guest<'_> {
         for vector in self.device.signalled(taken) {
             self.vm.platform().signal(0, vector);
         }
-        self.deliver_requests();
+        self.deliver_interrupts();
     }
 
     /// Whether the device is at rest. When it is, its interrupts are silenced, and
@@ -280,6 +283,7 @@ impl Guest<'_> {
         let view = DeviceView {
             memory: self.memory,
             viommu: &self.viommu,
+            dma: &self.dma,
         };
         let is_resting = match &mut self.device.kind {
             Kind::Edu(edu) => edu.is_resting(),
@@ -325,7 +329,7 @@ impl Guest<'_> {
         for vector in signalled {
             self.vm.platform().signal(0, vector);
         }
-        self.deliver_requests();
+        self.deliver_interrupts();
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use crate::{Iova, IovaRange};
 use hv_core::testing::Arena;
 use std::vec::Vec;
 
-type Unit<'a> = VtdUnit<&'a FakeUnit<'a>, &'a Arena>;
+type Unit<'a> = VtdUnit<'a, &'a FakeUnit<'a>, Arena>;
 
 const BASE: Hpa = Hpa::new(0x10_0000);
 const FRAMES: usize = 16;
