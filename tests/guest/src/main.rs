@@ -48,7 +48,7 @@ mod image {
                 }
             }
             Mode::TripleFault => hostile::triple_fault(),
-            Mode::Work | Mode::Garbage | Mode::Stray => {}
+            Mode::Work | Mode::Garbage | Mode::Stray | Mode::Forge => {}
         }
         let mut machine = match Machine::bring_up(boot, options.pages) {
             Ok(machine) => machine,
