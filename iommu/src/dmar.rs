@@ -15,6 +15,7 @@ use crate::acpi_table::{self, TableError, bytes_at, u16_at, u64_at};
 use crate::reserved::ReservedRegion;
 use crate::unit::SourceId;
 use bitflags::bitflags;
+use hv_core::platform::ioapic;
 use hv_core::{Gpa, Hpa};
 
 const SIGNATURE: &[u8; 4] = b"DMAR";
@@ -27,6 +28,10 @@ const DRHD_SIZE: usize = 16;
 const RMRR_SIZE: usize = 24;
 /// The fixed part of a device scope; its path follows.
 const SCOPE_SIZE: usize = 6;
+/// Device scope: an I/O APIC.
+const SCOPE_IOAPIC: u8 = 3;
+/// The guest's DRHD: with one scope, whose path has one step.
+const GUEST_DRHD_SIZE: usize = DRHD_SIZE + SCOPE_SIZE + 2;
 /// DRHD flag INCLUDE_PCI_ALL.
 const INCLUDE_PCI_ALL: u8 = 1;
 
@@ -245,24 +250,48 @@ pub struct GuestUnit {
     pub registers: Gpa,
     /// How many physical address bits the guest has for DMA, from 1 to 64.
     pub host_address_width: u8,
+    /// Whether the unit remaps interrupts.
+    pub interrupt_remapping: bool,
 }
 
 impl GuestUnit {
     /// The size of the table that [`GuestUnit::table`] makes.
-    pub const TABLE_SIZE: usize = STRUCTURES + DRHD_SIZE;
+    pub const TABLE_SIZE: usize = STRUCTURES + GUEST_DRHD_SIZE;
 
-    /// The guest's DMAR table: one unit for every device of segment 0, without
-    /// interrupt remapping.
+    /// The guest's DMAR table: one unit for every device of segment 0 and for the
+    /// platform's I/O APIC, which a kernel wants to find before it has interrupts
+    /// remapped.
     pub fn table(&self) -> [u8; Self::TABLE_SIZE] {
         let mut table = [0; Self::TABLE_SIZE];
         let mut put = |at: usize, bytes: &[u8]| {
             table[at..at + bytes.len()].copy_from_slice(bytes);
         };
-        put(36, &[self.host_address_width.saturating_sub(1)]);
+        let flags = match self.interrupt_remapping {
+            true => DmarFlags::INTERRUPT_REMAPPING,
+            false => DmarFlags::empty(),
+        };
+        let [devfn, bus] = ioapic::REQUESTER.to_le_bytes();
+        put(
+            36,
+            &[self.host_address_width.saturating_sub(1), flags.bits()],
+        );
         put(STRUCTURES, &DRHD.to_le_bytes());
-        put(STRUCTURES + 2, &(DRHD_SIZE as u16).to_le_bytes());
+        put(STRUCTURES + 2, &(GUEST_DRHD_SIZE as u16).to_le_bytes());
         put(STRUCTURES + 4, &[INCLUDE_PCI_ALL]);
         put(STRUCTURES + 8, &self.registers.raw().to_le_bytes());
+        let (device, function) = (devfn >> 3, devfn & 7);
+        let length = (SCOPE_SIZE + 2) as u8;
+        let scope = [
+            SCOPE_IOAPIC,
+            length,
+            0,
+            0,
+            ioapic::ID,
+            bus,
+            device,
+            function,
+        ];
+        put(STRUCTURES + DRHD_SIZE, &scope);
         acpi_table::finish(table, SIGNATURE, 1)
     }
 }

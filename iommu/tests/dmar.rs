@@ -2,7 +2,7 @@
 
 use hv_core::{Gpa, Hpa};
 use iommu::acpi_table::TableError;
-use iommu::dmar::{Dmar, DmarError, DmarFlags, GuestUnit};
+use iommu::dmar::{DeviceScope, Dmar, DmarError, DmarFlags, GuestUnit};
 use iommu::reserved::ReservedRegion;
 use iommu::unit::SourceId;
 use proptest::prelude::*;
@@ -171,17 +171,25 @@ proptest! {
     }
 
     #[test]
-    fn what_a_guest_is_told_reads_back(page in 0u64..1 << 52, width in 1u8..=64) {
+    fn what_a_guest_is_told_reads_back(
+        page in 0u64..1 << 52, width in 1u8..=64, interrupt_remapping: bool,
+    ) {
         let registers = Gpa::new(page << 12);
-        let bytes = GuestUnit { registers, host_address_width: width }.table();
+        let host_address_width = width;
+        let bytes = GuestUnit { registers, host_address_width, interrupt_remapping }.table();
         let dmar = Dmar::parse(&bytes).unwrap();
         prop_assert_eq!(dmar.host_address_width(), width);
-        prop_assert_eq!(dmar.flags(), DmarFlags::empty());
+        let told = dmar.flags() == DmarFlags::INTERRUPT_REMAPPING;
+        prop_assert!(told == interrupt_remapping && (told || dmar.flags().is_empty()));
         prop_assert_eq!(dmar.units().count(), 1);
         prop_assert_eq!(dmar.reserved_regions().count(), 0);
         let unit = dmar.unit_for(0, SourceId::new(0x0018)).unwrap();
         prop_assert_eq!(unit.registers.raw(), registers.raw());
-        prop_assert_eq!(unit.scopes().count(), 0);
+        // Without it no kernel has the I/O APIC's interrupts remapped.
+        let mut scopes = unit.scopes();
+        let ioapic = DeviceScope { kind: 3, enumeration_id: 0, start_bus: 0xf0, path: &[[0x1f, 0]] };
+        prop_assert_eq!(scopes.next(), Some(ioapic));
+        prop_assert_eq!(scopes.next(), None);
     }
 }
 

@@ -57,7 +57,6 @@ fn a_malformed_descriptor_stops_the_queue_until_software_clears_the_error() {
     let malformed = [
         0,
         3,
-        4,
         6,
         15,
         1,

@@ -6,7 +6,7 @@ mod viommu_support;
 
 use iommu::Iova;
 use iommu::space::{Access, Attachment};
-use iommu::viommu::vtd::{VtdConfig, VtdState, VtdViommu};
+use iommu::viommu::vtd::{STATE_VERSION, VtdConfig, VtdState, VtdViommu};
 use iommu::viommu::{Passthroughs, StateError, Viommu};
 use iommu::vtd::registers::{CCMD, GCMD, IECTL, IQT, RTADDR};
 use iommu::vtd::{AddressWidth, ContextCacheScope, Descriptor, Global, IotlbScope};
@@ -125,16 +125,24 @@ fn a_unit_that_was_in_use_forgets_its_former_life() {
 fn state_of_another_version_or_configuration_is_refused() {
     let state = busy().unit.save();
     let mut bytes = state.as_bytes().to_vec();
-    bytes[0] = 2;
+    bytes[0] += 1;
     let other = VtdState::read_from_bytes(&bytes).unwrap();
     let mut unit = VtdViommu::new(&config());
-    assert_eq!(unit.restore(&other), Err(StateError::Version(2)));
+    assert_eq!(
+        unit.restore(&other),
+        Err(StateError::Version(STATE_VERSION + 1))
+    );
 
     let mut wide = VtdViommu::new(&VtdConfig {
         width: AddressWidth::Bits48,
         ..config()
     });
     assert_eq!(wide.restore(&state), Err(StateError::Configuration));
+    let mut without = VtdViommu::new(&VtdConfig {
+        interrupt_remapping: false,
+        ..config()
+    });
+    assert_eq!(without.restore(&state), Err(StateError::Configuration));
     let mut lonely = VtdViommu::new(&VtdConfig {
         devices: Passthroughs::new(),
         ..config()

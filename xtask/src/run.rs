@@ -54,6 +54,8 @@ pub struct Run {
     pub iommu: Iommu,
     /// The IOMMU that the guest is given.
     pub viommu: Viommu,
+    /// Whether the guest's IOMMU offers to remap interrupts, if its kind can.
+    pub interrupt_remapping: bool,
     /// The size of an NVMe disk that the machines share, which is then the guest's
     /// device instead of `edu`.
     pub disk: Option<Size>,
@@ -95,6 +97,7 @@ impl Run {
             destination_memory: None,
             iommu: Iommu::default(),
             viommu: Viommu::default(),
+            interrupt_remapping: true,
             disk: None,
             // So slow that the guest does hundreds of operations meanwhile.
             max_bandwidth: Some(Size::mib(2)),
@@ -222,6 +225,8 @@ impl Run {
         };
         let is_other = self.viommu != Viommu::default();
         give("viommu", is_other.then(|| self.viommu.name()));
+        let remapping = (!self.interrupt_remapping).then(|| "off".to_owned());
+        give("interrupt-remapping", remapping);
         // With a mechanism broken the guest may be too damaged to account for its
         // pages; then the comparison still names the frames.
         let verify = self.verify || self.sabotage.is_some();

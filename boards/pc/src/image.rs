@@ -14,7 +14,7 @@ use migration::source::{Source, SourceParams};
 use migration::stream::RECORD_BYTES;
 use spin::{Mutex, Once};
 use strandline_pc::budget::Budget;
-use strandline_pc::guest::{Guest, GuestEnd, Resources, add_memory};
+use strandline_pc::guest::{Guest, GuestEnd, GuestIommu, Resources, add_memory};
 use strandline_pc::host::Host;
 use strandline_pc::modules::Modules;
 use strandline_pc::options::{MAX_MEMORY, Options, Role};
@@ -124,7 +124,11 @@ fn host_guest(boot: &'static BootInfo, options: &Options<'_>, host: &Host, budge
         .unwrap_or_else(|| refuse(&"the link's memory is not usable"));
 
     let payload = payload(boot, options);
-    let mut guest = Guest::build(host, resources, options.viommu, payload.as_ref())
+    let given = GuestIommu {
+        kind: options.viommu,
+        interrupt_remapping: options.interrupt_remapping,
+    };
+    let mut guest = Guest::build(host, resources, given, payload.as_ref())
         .unwrap_or_else(|error| refuse(&error));
     tick::start(&host.apic, host.rates, TICK_HZ);
     let ring = |role| Ring::new(words, role).unwrap_or_else(|error| refuse(&error));

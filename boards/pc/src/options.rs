@@ -40,6 +40,8 @@ pub struct Options<'a> {
     pub memory: u64,
     /// `viommu=`: the kind of IOMMU that the guest is given.
     pub viommu: Kind,
+    /// `interrupt-remapping=`: whether it offers to remap interrupts, if its kind can.
+    pub interrupt_remapping: bool,
     /// `vcpus=`: the guest's CPUs, 1 or 2.
     pub vcpus: usize,
     /// `max-bandwidth=`: what migration may send, bytes a second; `None`: no limit.
@@ -66,6 +68,7 @@ impl Default for Options<'_> {
             role: Role::None,
             memory: 64 << 20,
             viommu: Kind::Vtd,
+            interrupt_remapping: true,
             vcpus: 1,
             max_bandwidth: None,
             downtime_limit_us: 500_000,
@@ -93,8 +96,8 @@ pub const MIN_BANDWIDTH: u64 = 64 << 10;
 /// When migration starts if nothing is said of that, microseconds after the guest.
 const MIGRATE_AFTER_US: u64 = 500_000;
 
-const NAMES: &str = "role, memory, vcpus, viommu, max-bandwidth, downtime-limit, migrate-after, \
-                     migrate-on, verify, sabotage";
+const NAMES: &str = "role, memory, vcpus, viommu, interrupt-remapping, max-bandwidth, downtime-limit, \
+                     migrate-after, migrate-on, verify, sabotage";
 
 /// What is wrong with the command line; the message names the word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -205,12 +208,9 @@ impl<'a> Options<'a> {
                 }
                 self.migrate_on = Some(value);
             }
-            "verify" => {
-                self.verify = match value {
-                    "on" => true,
-                    "off" => false,
-                    _ => return Err(or_allowed("on or off")),
-                };
+            "verify" => self.verify = switch(value).ok_or(or_allowed(SWITCH))?,
+            "interrupt-remapping" => {
+                self.interrupt_remapping = switch(value).ok_or(or_allowed(SWITCH))?;
             }
             "sabotage" => {
                 let sabotage = Sabotage::from_name(value).ok_or(or_allowed(SABOTAGES))?;
@@ -227,6 +227,16 @@ impl<'a> Options<'a> {
 
 const SABOTAGES: &str = "unmap-report, unmap-order, cpu-dirty, iotlb, mapped-dirty, emulation-dirty, evidence-drain or \
      interrupt-remapping";
+
+const SWITCH: &str = "on or off";
+
+fn switch(value: &str) -> Option<bool> {
+    match value {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
 
 /// Splits at the first word that is `--`: what is before it, and what is after.
 fn split_at_dashes(line: &str) -> (&str, &str) {
@@ -277,11 +287,13 @@ mod tests {
     #[test]
     fn every_option_is_understood() {
         let line = "role=source memory=128M vcpus=2 viommu=virtio max-bandwidth=4M downtime-limit=500ms \
-                    migrate-after=2s migrate-on=now verify=on -- seed=7  role=x --";
+                    migrate-after=2s migrate-on=now verify=on \
+                    interrupt-remapping=off -- seed=7  role=x --";
         let expected = Options {
             role: Role::Source,
             memory: 128 << 20,
             viommu: Kind::Virtio,
+            interrupt_remapping: false,
             vcpus: 2,
             max_bandwidth: Some(4 << 20),
             downtime_limit_us: 500_000,

@@ -28,7 +28,7 @@ const MAX_MADT: usize = 8 + 8 * MAX_CPUS + 12;
 const FADT_BODY: usize = 276 - HEADER;
 
 /// The local APICs' address; an enabled local APIC for each CPU, whose id is its
-/// number (type 0); and one I/O APIC with id 0 (type 1), whose interrupts start at 0.
+/// number (type 0); and one I/O APIC (type 1), whose interrupts start at 0.
 fn madt_body(cpus: usize) -> Result<Vec<u8, MAX_MADT>, BootError> {
     let mut body = Vec::new();
     let mut put = |bytes: &[u8]| {
@@ -43,7 +43,7 @@ fn madt_body(cpus: usize) -> Result<Vec<u8, MAX_MADT>, BootError> {
         put(&[0, 8, id, id, 1, 0, 0, 0])?;
     }
     // Type, length, id, reserved, address, first interrupt.
-    put(&[1, 12, 0, 0])?;
+    put(&[1, 12, ioapic::ID, 0])?;
     put(&(ioapic::WINDOW as u32).to_le_bytes())?;
     put(&[0; 4])?;
     Ok(body)

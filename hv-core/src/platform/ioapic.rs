@@ -2,12 +2,21 @@
 //!
 //! Intel 82093AA data sheet, sections 3.1 and 3.2. All inputs are edge triggered,
 //! whatever their entries say: no level-triggered source is on this platform.
+//!
+//! An entry becomes a message in the way that lets an IOMMU remap it (Intel VT-d
+//! specification, section "Programming of I/OxAPIC"): bits 63:48 are bits 19:4 of the
+//! address, and bit 11 is bit 2. In an entry that is not to be remapped these are the
+//! destination and its mode, and bits 55:48 are zero.
 
 use super::apic::Msi;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Where the registers are.
 pub const WINDOW: u64 = 0xfec0_0000;
+/// Its id, in the MADT and for IOMMUs.
+pub const ID: u8 = 0;
+/// The requester id under which an IOMMU sees it: f0:1f.0, which no PCI function has.
+pub const REQUESTER: u16 = 0xf0f8;
 /// Inputs.
 const PINS: usize = 24;
 /// Offset of the register select.
@@ -21,8 +30,8 @@ const FIRST_ENTRY: u32 = 0x10;
 /// Entry: masked.
 const MASKED: u64 = 1 << 16;
 /// Entry: vector, delivery mode, destination mode, polarity, trigger, mask and
-/// destination.
-const WRITABLE: u64 = 0xff00_0000_0001_afff;
+/// destination, which has 16 bits for an IOMMU.
+const WRITABLE: u64 = 0xffff_0000_0001_afff;
 
 /// The state of the I/O APIC. The layout is fixed: these bytes migrate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -133,7 +142,7 @@ impl IoApic {
         self.0.waiting &= !bit;
         let logical = entry >> 11 & 1;
         Some(Msi {
-            address: 0xfee0_0000 | entry >> 56 << 12 | logical << 2,
+            address: 0xfee0_0000 | entry >> 48 << 4 | logical << 2,
             data: (entry & 0x7ff) as u32,
         })
     }
@@ -163,6 +172,16 @@ mod tests {
         assert_eq!(ioapic.set_input(4, true), Some(msi));
         ioapic.write(SELECT, 0x18);
         assert_eq!(ioapic.read(DATA), 0x841);
+    }
+
+    #[test]
+    fn an_entry_for_an_iommu_names_an_index_of_16_bits() {
+        let mut ioapic = IoApic::default();
+        // Index 9001h, remappable.
+        write(&mut ioapic, 0x19, 0x1001 << 17 | 1 << 16);
+        write(&mut ioapic, 0x18, 0x841);
+        let msi = ioapic.set_input(4, true).unwrap();
+        assert_eq!(msi.address, 0xfee0_0000 | 0x1001 << 5 | 1 << 4 | 1 << 2);
     }
 
     #[test]

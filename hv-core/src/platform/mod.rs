@@ -33,8 +33,9 @@ pub mod uart;
 
 use crate::Gpa;
 use crate::vcpu::IoAccess;
-use apic::{Message, Msi};
+use apic::{Message, Msi, Request};
 use cpuid::HostCpuid;
+use heapless::Deque;
 use ioapic::IoApic;
 use msr::Refused;
 use pci::PciBus;
@@ -69,6 +70,10 @@ pub enum IoEffect {
     PciChanged,
 }
 
+/// How many messages of devices can be on their way: one for each vector that a write
+/// unmasks, and those of the I/O APIC.
+const MAX_REQUESTS: usize = pci::MAX_FUNCTIONS * pci::MAX_VECTORS + 8;
+
 /// The devices of one guest.
 pub struct Platform {
     /// What each CPU has of it.
@@ -87,6 +92,8 @@ pub struct Platform {
     pub timeline: Timeline,
     /// Where CPUID values come from.
     pub host_cpuid: HostCpuid,
+    /// What devices sent and nobody has taken.
+    requests: Deque<Request, MAX_REQUESTS>,
 }
 
 /// The state of all devices but those of the CPUs. The layout is fixed: these bytes
@@ -145,6 +152,7 @@ impl Platform {
             pci,
             timeline: Timeline::new(tsc_hz),
             host_cpuid,
+            requests: Deque::new(),
         }
     }
 
@@ -265,9 +273,8 @@ impl Platform {
                 }
             }
             Some((Window::IoApic, offset)) => {
-                if let Some(msi) = self.ioapic.write(offset, value) {
-                    self.deliver(msi);
-                }
+                let sent = self.ioapic.write(offset, value);
+                self.send_from_ioapic(sent);
             }
             None => {
                 if self.pci.write_memory(gpa, value) {
@@ -308,23 +315,45 @@ impl Platform {
 
     /// A passthrough device signals one of its vectors: [`PciBus::signal`].
     pub fn signal(&mut self, function: usize, vector: usize) {
-        if let Some(msi) = self.pci.signal(function, vector) {
-            self.deliver(msi);
+        let sent = self.pci.signal(function, vector);
+        if let Some(request) = sent {
+            self.send(request);
         }
     }
 
     /// Messages that a mask held back and that it holds back no more.
     fn deliver_due(&mut self) {
-        while let Some(msi) = self.pci.take_due() {
-            self.deliver(msi);
+        while let Some(request) = self.pci.take_due() {
+            self.send(request);
         }
     }
 
-    /// A message signalled interrupt arrives. It is dropped unless it is a fixed or
-    /// lowest-priority interrupt for a CPU that there is.
-    pub fn deliver(&mut self, msi: Msi) {
-        if let Some(message) = Message::from_msi(msi) {
-            self.cpus.send(message, None);
+    /// The oldest message that a device sent and nobody has taken. Whoever takes it
+    /// finds out what it asks for ([`Message::from_msi`], or an IOMMU's tables) and
+    /// delivers that.
+    pub fn take_request(&mut self) -> Option<Request> {
+        self.requests.pop_front()
+    }
+
+    /// Whether there is one.
+    pub fn has_requests(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
+    /// A device's interrupt reaches the CPUs.
+    pub fn deliver(&mut self, message: Message) {
+        self.cpus.send(message, None);
+    }
+
+    /// There is room: see [`MAX_REQUESTS`].
+    fn send(&mut self, request: Request) {
+        let _ = self.requests.push_back(request);
+    }
+
+    fn send_from_ioapic(&mut self, sent: Option<Msi>) {
+        if let Some(msi) = sent {
+            let source = ioapic::REQUESTER;
+            self.send(Request { source, msi });
         }
     }
 
@@ -345,7 +374,7 @@ impl Platform {
         self.cpus.iter_mut().for_each(|cpu| cpu.apic.advance(now));
     }
 
-    /// The serial port's interrupt reaches the I/O APIC, and from there the CPU.
+    /// The serial port's interrupt reaches the I/O APIC.
     fn wire_uart(&mut self) {
         let is_high = self.uart.requests_interrupt();
         self.set_input(UART_PIN, is_high);
@@ -354,9 +383,8 @@ impl Platform {
     /// An input of the I/O APIC is high or low from now on; when it rises, that is an
     /// interrupt.
     pub fn set_input(&mut self, pin: usize, is_high: bool) {
-        if let Some(msi) = self.ioapic.set_input(pin, is_high) {
-            self.deliver(msi);
-        }
+        let sent = self.ioapic.set_input(pin, is_high);
+        self.send_from_ioapic(sent);
     }
 
     fn window(&mut self, cpu: usize, gpa: Gpa) -> Option<(Window, u64)> {

@@ -49,7 +49,7 @@ use crate::dirty::DirtyLog;
 use crate::memory::{GuestMemory, PhysMemory};
 use crate::npt::{GuestTlb, NestedTables, NptError, Stopped};
 use crate::platform::Platform;
-use crate::platform::apic::Msi;
+use crate::platform::apic::{Message, Msi};
 use crate::platform::processors::MAX_CPUS;
 use crate::platform::time::Time;
 use crate::vcpu::gpr::RCX;
@@ -149,6 +149,9 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
             if let Some(event) = self.handle(0, exit, outside) {
                 return event;
             }
+            if self.platform.has_requests() {
+                return Event::InterruptRequested;
+            }
             if (1..self.cpus.len()).any(|cpu| self.has_news(cpu)) {
                 return Event::OtherCpu;
             }
@@ -203,10 +206,12 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
         self.cpus[cpu].tlb.is_inside()
     }
 
-    /// The image delivers an interrupt: one that it routed from a function, or one
-    /// of a device it emulates.
+    /// The image delivers an interrupt that nobody remaps, such as an IOMMU's own. It is
+    /// dropped unless it is a fixed or lowest-priority interrupt for a CPU that there is.
     pub fn inject_msi(&mut self, msi: Msi) {
-        self.platform.deliver(msi);
+        if let Some(message) = Message::from_msi(msi) {
+            self.platform.deliver(message);
+        }
     }
 
     /// The platform, to look at and to receive serial input.

@@ -54,6 +54,10 @@ pub enum Event {
     /// The guest changed the command register or MSI of a function that is passed
     /// through: see [`crate::platform::pci::PciBus`].
     PciChanged,
+    /// Devices sent interrupts, which are the image's to deliver: see
+    /// [`crate::platform::Platform::take_request`]. They may also have when another
+    /// event says so much.
+    InterruptRequested,
     /// There is news for a CPU other than CPU 0: see [`Vm::order`](super::Vm::order) and
     /// [`Vm::must_call`](super::Vm::must_call).
     OtherCpu,

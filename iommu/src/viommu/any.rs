@@ -9,6 +9,7 @@ use crate::unit::SourceId;
 use crate::vtd::AddressWidth;
 use hv_core::Gpa;
 use hv_core::memory::{GuestMemory, PhysMemory};
+use hv_core::platform::apic::Message;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// The kinds of models.
@@ -101,10 +102,20 @@ macro_rules! with {
 }
 
 impl AnyViommu {
-    /// A model as after power on, for IOVAs of `width` bits.
-    pub fn new(kind: Kind, width: AddressWidth, devices: Passthroughs) -> Self {
+    /// A model as after power on, for IOVAs of `width` bits. Whether it offers to remap
+    /// interrupts is asked of a VT-d unit only; no other can.
+    pub fn new(
+        kind: Kind,
+        width: AddressWidth,
+        devices: Passthroughs,
+        interrupt_remapping: bool,
+    ) -> Self {
         match kind {
-            Kind::Vtd => Self::Vtd(VtdViommu::new(&VtdConfig { width, devices })),
+            Kind::Vtd => Self::Vtd(VtdViommu::new(&VtdConfig {
+                width,
+                devices,
+                interrupt_remapping,
+            })),
             Kind::Virtio => Self::Virtio(VirtioIommu::new(&VirtioConfig {
                 width: width.bits(),
                 devices,
@@ -141,6 +152,20 @@ impl AnyViommu {
         match self {
             Self::Vtd(unit) => unit.translate(guest, device, iova, write).ok(),
             Self::Virtio(unit) => unit.translate(space, device, iova, write),
+        }
+    }
+
+    /// What a message of the device that the guest sees as `source` asks for: see
+    /// [`VtdViommu::remap_interrupt`].
+    pub fn remap_interrupt<M: PhysMemory>(
+        &mut self,
+        guest: &GuestMemory<'_, M>,
+        source: SourceId,
+        msi: Msi,
+    ) -> Option<Message> {
+        match self {
+            Self::Vtd(unit) => unit.remap_interrupt(guest, source, msi),
+            Self::Virtio(_) => Message::from_msi(msi),
         }
     }
 

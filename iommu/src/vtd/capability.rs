@@ -124,6 +124,8 @@ pub struct ExtendedCapabilities {
     pub device_tlb: bool,
     /// IR, bit 3: interrupts can be remapped.
     pub interrupt_remapping: bool,
+    /// EIM, bit 4: to CPUs whose APIC ids have 32 bits.
+    pub extended_interrupts: bool,
     /// PT, bit 6: a context entry may let a device pass untranslated.
     pub pass_through: bool,
     /// SC, bit 7: leaves may force snooping.
@@ -155,6 +157,7 @@ impl ExtendedCapabilities {
             queued_invalidation: flag(raw, 1),
             device_tlb: flag(raw, 2),
             interrupt_remapping: flag(raw, 3),
+            extended_interrupts: flag(raw, 4),
             pass_through: flag(raw, 6),
             snoop_control: flag(raw, 7),
             iotlb_offset: get(raw, 8, 10) as u16 * 16,
@@ -174,6 +177,7 @@ impl ExtendedCapabilities {
             | put(self.queued_invalidation as u64, 1, 1)
             | put(self.device_tlb as u64, 2, 1)
             | put(self.interrupt_remapping as u64, 3, 1)
+            | put(self.extended_interrupts as u64, 4, 1)
             | put(self.pass_through as u64, 6, 1)
             | put(self.snoop_control as u64, 7, 1)
             | put(self.iotlb_offset as u64 / 16, 8, 10)

@@ -67,7 +67,6 @@ pub(crate) const fn index_of(fault_information: u64) -> u16 {
 }
 
 /// Fault information that has this index.
-#[cfg_attr(not(test), expect(dead_code))]
 pub(crate) const fn information_of(index: u16) -> u64 {
     (index as u64) << 48
 }

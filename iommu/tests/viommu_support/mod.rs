@@ -56,6 +56,7 @@ pub fn config() -> VtdConfig {
     VtdConfig {
         width: AddressWidth::Bits39,
         devices: guest::devices(),
+        interrupt_remapping: true,
     }
 }
 

@@ -101,6 +101,7 @@ fn config() -> VtdConfig {
     VtdConfig {
         width: AddressWidth::Bits39,
         devices,
+        interrupt_remapping: true,
     }
 }
 

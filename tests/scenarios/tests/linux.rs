@@ -77,6 +77,15 @@ fn a_linux_guest_with_two_cpus_moves_while_it_uses_its_disk() {
     });
 }
 
+/// The others have their interrupts remapped: the verdict looks for it.
+#[test]
+fn a_linux_guest_whose_interrupts_nobody_remaps_moves_as_well() {
+    moves_at_work(&Job {
+        interrupt_remapping: false,
+        ..job("linux-disk-no-interrupt-remapping")
+    });
+}
+
 #[test]
 fn a_linux_guest_behind_a_virtio_iommu_moves_while_it_uses_its_disk() {
     let json = moves_at_work(&Job {

@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// CPUs of the guest, each on a CPU of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
     vcpus: u32,
+    /// Whether the guest's IOMMU offers to remap interrupts
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
+    interrupt_remapping: bool,
     /// Reads and writes of 4 KiB that the guest does on its disk
     #[arg(long, value_name = "N", default_value_t = 8000, value_parser = clap::value_parser!(u64).range(1..))]
     operations: u64,
@@ -88,6 +91,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         append: args.append.clone(),
         memory: args.memory,
         vcpus: args.vcpus,
+        interrupt_remapping: args.interrupt_remapping,
         load: (!args.no_disk).then_some(Load {
             operations: args.operations,
             cue: args.migrate_at,

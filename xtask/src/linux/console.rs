@@ -13,6 +13,8 @@ const PREFIX: &str = "linux: ";
 pub struct Console {
     /// The kernel's version, as it names itself.
     pub kernel: Option<String>,
+    /// How many of its interrupts its IOMMU remaps, at its end.
+    pub remapped_interrupts: Option<u32>,
     /// When init started.
     pub init: Option<u64>,
     /// How many CPUs it saw then.
@@ -120,7 +122,10 @@ impl Console {
                 // A quiet kernel has not said it yet.
                 self.kernel = self.kernel.take().or(member("kernel").map(str::to_owned));
             }
-            Some("end") => (self.end, self.end_ticks) = (uptime(), small("ticks")),
+            Some("end") => {
+                (self.end, self.end_ticks) = (uptime(), small("ticks"));
+                self.remapped_interrupts = small("remapped");
+            }
             Some("tick") => self.ticks.extend(small("n").zip(uptime())),
             Some("progress") => self.progress.extend(number("operations")),
             Some("io") => {

@@ -98,9 +98,10 @@ while works; do
     echo \"linux: tick uptime=$(uptime) n=$n\"
 done
 wait
+remapped=$(grep -c IR- /proc/interrupts)
 rmmod nvme 2>/dev/null
 errors error
-echo \"linux: end clocksource=$(clocksource) ticks=$n uptime=$(uptime)\"
+echo \"linux: end clocksource=$(clocksource) ticks=$n remapped=$remapped uptime=$(uptime)\"
 poweroff -f
 "
     )

@@ -9,6 +9,7 @@ use crate::run::{Outcome, Run};
 use crate::sabotage::Sabotage;
 use crate::units::{Size, Span};
 use crate::verdict::Verdict;
+use crate::viommu::Viommu;
 use anyhow::Result;
 
 /// When the guest moves.
@@ -45,6 +46,8 @@ pub struct Job {
     pub memory: Size,
     /// The guest's CPUs, 1 or 2.
     pub vcpus: u32,
+    /// Whether its IOMMU offers to remap interrupts.
+    pub interrupt_remapping: bool,
     /// The work on its disk; `None`: it has no disk and idles.
     pub load: Option<Load>,
     /// When it moves.
@@ -88,6 +91,7 @@ impl Job {
             append: COMMAND_LINE.to_owned(),
             memory: Size::mib(256),
             vcpus: 1,
+            interrupt_remapping: true,
             load: Some(Load {
                 operations: 8000,
                 cue: 1000,
@@ -129,6 +133,7 @@ impl Job {
                 migrates: self.departure != Departure::Never,
                 disk: self.load.is_some(),
                 cpus: self.vcpus,
+                interrupts: self.interrupts(),
             },
         );
         let report = Report {
@@ -140,6 +145,14 @@ impl Job {
             verdict,
             report,
         })
+    }
+
+    /// Whether the kernel is to have its interrupts remapped. Debian's own does if it can
+    /// and is told nothing else; what others do is their business.
+    fn interrupts(&self) -> Option<bool> {
+        let is_known = self.sources.kernel.is_none() && self.append.starts_with(COMMAND_LINE);
+        let is_able = self.sources.viommu == Viommu::Vtd;
+        is_known.then_some(is_able && self.interrupt_remapping)
     }
 
     fn run(&self) -> Run {
@@ -159,6 +172,7 @@ impl Job {
         Run {
             memory: self.memory,
             vcpus: self.vcpus,
+            interrupt_remapping: self.interrupt_remapping,
             viommu: self.sources.viommu,
             disk: self.load.map(|_| DISK),
             max_bandwidth: self.max_bandwidth,

@@ -17,6 +17,8 @@ pub struct Expect {
     pub disk: bool,
     /// The CPUs that it sees.
     pub cpus: u32,
+    /// Whether it has its IOMMU remap interrupts, as far as that is known.
+    pub interrupts: Option<bool>,
 }
 
 /// How many times as long as without a hypervisor booting may take.
@@ -45,6 +47,13 @@ pub fn judge(
     rules.0.extend(stray_interrupts(outcome));
     rules.machines(outcome, expect.migrates);
     rules.session(console, expect.cpus);
+    if let Some(expected) = expect.interrupts {
+        let count = console.remapped_interrupts;
+        rules.require(count.is_some_and(|it| (it > 0) == expected), || {
+            let wanted = if expected { "some" } else { "none" };
+            format!("of the guest's interrupts {count:?} are remapped, and {wanted} should be")
+        });
+    }
     rules.clock(outcome, console);
     if let Some((here, direct)) = console.init.zip(direct.and_then(|it| it.init)) {
         rules.require(here <= SLOWEST_BOOT * direct, || {
@@ -204,6 +213,7 @@ mod tests {
         migrates: true,
         disk: true,
         cpus: 2,
+        interrupts: None,
     };
 
     fn whole() -> (Outcome, Console) {

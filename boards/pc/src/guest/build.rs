@@ -120,16 +120,26 @@ pub struct Resources<'m> {
     pub worker: Option<u32>,
 }
 
+/// The IOMMU that a guest is given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestIommu {
+    /// Its kind.
+    pub kind: Kind,
+    /// Whether it offers to remap interrupts, if its kind can.
+    pub interrupt_remapping: bool,
+}
+
 impl<'m> Guest<'m> {
-    /// A guest with a vIOMMU of that kind that starts with `payload`, or an empty one, paused until it
-    /// arrives from elsewhere.
+    /// A guest with that vIOMMU that starts with `payload`, or an empty one, paused until
+    /// it arrives from elsewhere.
     pub fn build(
         host: &'m Host,
         resources: Resources<'m>,
-        kind: Kind,
+        given: GuestIommu,
         payload: Option<&Payload<'_>>,
     ) -> Result<Self, BuildError> {
         let Resources { frames, memory, .. } = resources;
+        let kind = given.kind;
         // The remapping unit before anything else: from here on the device reaches
         // nothing it was not given.
         let (unit_frames, table_frames) = split(resources.iommu_tables, unit::UNIT_FRAMES);
@@ -169,11 +179,12 @@ impl<'m> Guest<'m> {
         }
 
         let devices = passthroughs(source_id);
-        let mut viommu = AnyViommu::new(kind, AddressWidth::Bits39, devices);
+        let width = AddressWidth::Bits39;
+        let mut viommu = AnyViommu::new(kind, width, devices, given.interrupt_remapping);
         while viommu.service(memory, &mut dma, super::VIOMMU_BUDGET)? == Service::More {}
 
         let state = match payload {
-            Some(payload) => load(memory, payload, kind)?,
+            Some(payload) => load(memory, payload, given)?,
             None => VcpuState::pvh(0, 0),
         };
         let mut pci = PciBus::new();
@@ -228,14 +239,15 @@ pub fn add_memory(
 fn load(
     memory: &GuestMemory<'_, IdentityMemory>,
     payload: &Payload<'_>,
-    viommu: Kind,
+    given: GuestIommu,
 ) -> Result<VcpuState, BootError> {
     let registers = VIOMMU;
-    match viommu {
+    match given.kind {
         Kind::Vtd => {
             let dmar = GuestUnit {
                 registers,
                 host_address_width: HOST_ADDRESS_WIDTH,
+                interrupt_remapping: given.interrupt_remapping,
             };
             boot::load(memory, payload, &[&dmar.table()])
         }

@@ -9,6 +9,7 @@
 //!   Vm::run  ->  Interrupted: faults to the vIOMMU, then the device's interrupt
 //!                MmioDone:    the vIOMMU's registers were touched: service
 //!                PciChanged:  route the device's interrupt, let it do DMA or not
+//!                in any case: what devices sent goes through the vIOMMU to the CPUs
 //!                Halted:      nothing to do for the guest
 //! ```
 //!
@@ -24,7 +25,7 @@ mod others;
 mod source;
 mod unit;
 
-pub use build::{BuildError, Resources, add_memory};
+pub use build::{BuildError, GuestIommu, Resources, add_memory};
 pub use unit::UNIT_FRAMES;
 
 use crate::worker::Worker;
@@ -33,15 +34,16 @@ use console::Console;
 use device::Assigned;
 use exits::ExitReport;
 use heapless::Vec;
+use hv_core::Gpa;
 use hv_core::memory::GuestMemory;
-use hv_core::platform::GuestExit;
+use hv_core::platform::apic::Request;
+use hv_core::platform::{GuestExit, IOMMU_PIN};
 use hv_core::svm::SvmVcpu;
 use hv_core::vm::{Event, GuestError, MmioDevice, MmioRegion, Outside, Reason, Vm};
-use hv_core::{Gpa, platform};
 use iommu::Iommu;
 use iommu::space::SpaceError;
 use iommu::tables::AnyFormat;
-use iommu::unit::Fault;
+use iommu::unit::{Fault, SourceId};
 use iommu::viommu::any::{AnyViommu, Kind};
 use iommu::viommu::virtio::Cursor;
 use iommu::viommu::{Service, Viommu};
@@ -224,7 +226,7 @@ impl<'m> Guest<'m> {
             }
             Event::Halted if self.viommu.is_idle() => Ok(Turn::Idle),
             Event::Halted => Ok(Turn::Busy),
-            Event::OtherCpu => Ok(Turn::Ran),
+            Event::InterruptRequested | Event::OtherCpu => Ok(Turn::Ran),
             Event::GuestExit(GuestExit::Status(CONTENT)) => Err(GuestEnd::Exit(0)),
             Event::GuestExit(GuestExit::Status(status)) => Err(GuestEnd::Exit(status)),
             Event::GuestExit(GuestExit::PowerOff) => Err(GuestEnd::PowerOff),
@@ -233,8 +235,17 @@ impl<'m> Guest<'m> {
         }
     }
 
-    /// Lends the virtual machine all registers on the guest's bus, and its console.
+    /// Lends the virtual machine all registers on the guest's bus, and its console; then
+    /// delivers what devices sent meanwhile.
     fn with_bus<T>(&mut self, act: impl FnOnce(&mut Machine<'m>, &mut Outside<'_, '_>) -> T) -> T {
+        let result = self.lend_bus(act);
+        if self.vm.platform().has_requests() {
+            self.deliver_interrupts();
+        }
+        result
+    }
+
+    fn lend_bus<T>(&mut self, act: impl FnOnce(&mut Machine<'m>, &mut Outside<'_, '_>) -> T) -> T {
         let bar = self.vm.platform().pci.window(0);
         let window = self.viommu.kind().window();
         let mut registers = Registers(&mut self.viommu);
@@ -259,6 +270,32 @@ impl<'m> Guest<'m> {
                 console: &mut |byte| console.send(byte),
             },
         )
+    }
+
+    /// Hands the interrupts that devices sent to the guest's CPUs, as the guest's IOMMU
+    /// will have them, and the IOMMU's own. Called after all that can make a device send
+    /// one, so that none is on its way when the guest is saved.
+    fn deliver_interrupts(&mut self) {
+        loop {
+            while let Some(Request { source, msi }) = self.vm.platform().take_request() {
+                let source = SourceId::new(source);
+                let message = self.viommu.remap_interrupt(self.memory, source, msi);
+                if let Some(message) = message {
+                    self.vm.platform().deliver(message);
+                }
+            }
+            // Messages that were refused are faults, of which the IOMMU may tell: by a
+            // message that nobody remaps, or by its line, which is another request when
+            // it rises.
+            while let Some(msi) = self.viommu.take_interrupt() {
+                self.vm.inject_msi(msi);
+            }
+            let line = self.viommu.interrupt_line();
+            self.vm.platform().set_input(IOMMU_PIN.into(), line);
+            if !self.vm.platform().has_requests() {
+                break;
+            }
+        }
     }
 
     /// Hands on what host interrupts brought. To be called with every set of
@@ -303,11 +340,12 @@ impl<'m> Guest<'m> {
             // There is room.
             let _ = self.vm.platform().receive(byte);
         }
+        self.deliver_interrupts();
     }
 
     fn serve_viommu(&mut self) -> Result<(), SpaceError> {
         // What the guest acknowledged is gone before there is more.
-        self.send_viommu_interrupts();
+        self.deliver_interrupts();
         if !self.viommu.is_idle() {
             let done = self
                 .viommu
@@ -317,7 +355,7 @@ impl<'m> Guest<'m> {
             }
         }
         self.report_refused();
-        self.send_viommu_interrupts();
+        self.deliver_interrupts();
         Ok(())
     }
 
@@ -333,19 +371,6 @@ impl<'m> Guest<'m> {
             self.refused = refused;
             events::emit("refused-mapping", &[("count", count.into())]);
         }
-    }
-
-    fn send_viommu_interrupts(&mut self) {
-        while let Some(msi) = self.viommu.take_interrupt() {
-            self.vm.inject_msi(platform::apic::Msi {
-                address: msi.address,
-                data: msi.data,
-            });
-        }
-        let line = self.viommu.interrupt_line();
-        self.vm
-            .platform()
-            .set_input(platform::IOMMU_PIN.into(), line);
     }
 
     /// Faults of the device become faults of the guest's own unit, but for its
@@ -373,7 +398,7 @@ impl<'m> Guest<'m> {
             }
         }
         if transfers > 0 {
-            self.send_viommu_interrupts();
+            self.deliver_interrupts();
         }
     }
 

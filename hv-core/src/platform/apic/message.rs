@@ -29,6 +29,16 @@ impl Msi {
     }
 }
 
+/// A message signalled interrupt on its way from a device to the CPUs, where an IOMMU
+/// may have its say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// The requester id of the device: bus, device and function.
+    pub source: u16,
+    /// What it sent.
+    pub msi: Msi,
+}
+
 /// A message cannot name this local APIC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("local APIC id {0:#x} is beyond the 8 bits of a message's address")]
@@ -62,6 +72,18 @@ pub enum Delivery {
     Startup(u8),
 }
 
+impl Delivery {
+    /// What a device's delivery mode, of 3 bits, means; `None` for one that no device
+    /// here has (SMI, NMI, INIT, ExtINT).
+    pub const fn of_device(mode: u8, vector: u8) -> Option<Self> {
+        match mode {
+            0 => Some(Self::Fixed(vector)),
+            1 => Some(Self::LowestPriority(vector)),
+            _ => None,
+        }
+    }
+}
+
 /// What a CPU or a device sends to APICs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Message {
@@ -72,24 +94,21 @@ pub struct Message {
 }
 
 impl Message {
-    /// What a message signalled interrupt asks for; `None` if it is not one, or of a
-    /// kind that no device here has (SMI, NMI, INIT, ExtINT).
+    /// What a message signalled interrupt asks for if nobody remaps it; `None` if it is
+    /// not one, or of a kind that no device here has.
     pub fn from_msi(msi: Msi) -> Option<Self> {
         if msi.address >> 20 != 0xfee {
             return None;
         }
         let id = (msi.address >> 12) as u8;
-        let delivery = match msi.data >> 8 & 7 {
-            0 => Delivery::Fixed(msi.data as u8),
-            1 => Delivery::LowestPriority(msi.data as u8),
-            _ => return None,
-        };
-        let to = match (id, msi.address & 1 << 2 != 0) {
-            (0xff, _) => Destination::All,
-            (id, true) => Destination::Logical(id.into()),
-            (id, false) => Destination::Physical(id.into()),
-        };
-        Some(Self { to, delivery })
+        Some(Self {
+            to: match (id, msi.address & 1 << 2 != 0) {
+                (0xff, _) => Destination::All,
+                (id, true) => Destination::Logical(id.into()),
+                (id, false) => Destination::Physical(id.into()),
+            },
+            delivery: Delivery::of_device((msi.data >> 8 & 7) as u8, msi.data as u8)?,
+        })
     }
 
     /// What the interrupt command register asks for, in its x2APIC form; `None` if it

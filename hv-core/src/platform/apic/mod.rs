@@ -16,7 +16,7 @@ mod tests;
 mod timer;
 mod vectors;
 
-pub use message::{ApicIdTooLarge, Delivery, Destination, Message, Msi};
+pub use message::{ApicIdTooLarge, Delivery, Destination, Message, Msi, Request};
 pub use timer::TimerState;
 
 use super::msr::Refused;

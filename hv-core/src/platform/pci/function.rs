@@ -109,6 +109,11 @@ pub struct FunctionState {
 }
 
 impl PassthroughFunction {
+    /// Bus, device and function, as they are with each message that it sends.
+    pub(super) fn requester_id(&self) -> u16 {
+        u16::from(self.device) << 3
+    }
+
     /// Whether what is said of BAR 0 and what lies in it can be.
     pub(super) fn is_possible(&self) -> bool {
         let Bar { home, bytes, .. } = self.bar0;

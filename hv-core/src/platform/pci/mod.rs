@@ -10,7 +10,7 @@ pub mod function;
 pub mod msix;
 pub mod register;
 
-use super::apic::Msi;
+use super::apic::Request;
 use crate::Gpa;
 pub use function::{Bar, FunctionState, Interrupts, PassthroughFunction, Placement};
 use heapless::Vec;
@@ -86,18 +86,23 @@ impl PciBus {
         Ok(self.functions.len() - 1)
     }
 
-    /// A device signals one of its vectors (0 with MSI). The message goes to the
-    /// guest's interrupt controller, unless the guest masked it: then it waits.
-    pub fn signal(&mut self, function: usize, vector: usize) -> Option<Msi> {
+    /// A device signals one of its vectors (0 with MSI). The message is sent, unless
+    /// the guest masked it: then it waits.
+    pub fn signal(&mut self, function: usize, vector: usize) -> Option<Request> {
         let (function, state) = self.functions.get_mut(function)?;
-        state.signal(function, vector)
+        let msi = state.signal(function, vector)?;
+        let source = function.requester_id();
+        Some(Request { source, msi })
     }
 
     /// A message that waited and that nothing masks any more. To be asked, until
     /// there is none, after every write to the bus.
-    pub fn take_due(&mut self) -> Option<Msi> {
-        let mut states = self.functions.iter_mut().map(|(_, state)| state);
-        states.find_map(FunctionState::take_due)
+    pub fn take_due(&mut self) -> Option<Request> {
+        self.functions.iter_mut().find_map(|(function, state)| {
+            let msi = state.take_due()?;
+            let source = function.requester_id();
+            Some(Request { source, msi })
+        })
     }
 
     /// Whether the guest has turned MSI or MSI-X on.

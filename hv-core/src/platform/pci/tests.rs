@@ -1,5 +1,6 @@
 //! The bus as a guest sees it.
 
+use super::super::apic::Msi;
 use super::*;
 use crate::platform::{Platform, apic};
 use raw_cpuid::CpuIdResult;
@@ -132,7 +133,8 @@ fn msi_is_sent_while_enabled_and_every_change_is_told() {
         data: 0x41,
     };
     assert!(bus.wants_interrupts(0));
-    assert_eq!(bus.signal(0, 0), Some(msi));
+    let source = 4 << 3;
+    assert_eq!(bus.signal(0, 0), Some(Request { source, msi }));
     assert!(!write(&mut bus, 0x40, 1 << 16), "nothing new");
     assert!(write(&mut bus, 0x04, 6));
     assert_eq!(bus.command(0), Some(6));
@@ -158,7 +160,7 @@ fn the_msix_table_is_in_the_bar_and_moves_with_it() {
     assert!(bus.wants_interrupts(function));
     assert_eq!(bus.signal(function, 0), None, "masked");
     assert!(bus.write_memory(Gpa::new(0xe020_200c), 0));
-    assert_eq!(bus.take_due().map(|msi| msi.address), Some(0xfee0_1000));
+    assert_eq!(bus.take_due().map(|it| it.msi.address), Some(0xfee0_1000));
 }
 
 #[test]

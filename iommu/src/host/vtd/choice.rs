@@ -146,6 +146,7 @@ mod tests {
         device_tlb: false,
         device_tlb_throttling: false,
         interrupt_remapping: false,
+        extended_interrupts: false,
         pass_through: false,
         snoop_control: false,
         iotlb_offset: 0,

@@ -61,8 +61,8 @@ pub(super) const fn capabilities(width: AddressWidth) -> Capabilities {
     }
 }
 
-/// ECAP of the unit.
-pub(super) const fn extended_capabilities() -> ExtendedCapabilities {
+/// ECAP of a unit that remaps interrupts or not.
+pub(super) const fn extended_capabilities(remaps_interrupts: bool) -> ExtendedCapabilities {
     ExtendedCapabilities {
         // Tables are read by the CPU, through its caches.
         coherent: true,
@@ -70,8 +70,12 @@ pub(super) const fn extended_capabilities() -> ExtendedCapabilities {
         // Passing on invalidations to devices' own TLBs is not done.
         device_tlb: false,
         device_tlb_throttling: false,
-        // Interrupts are the business of the emulated interrupt controller.
-        interrupt_remapping: false,
+        // As the guest's owner wants it: some kernels go without.
+        interrupt_remapping: remaps_interrupts,
+        // Entries are decoded with all 32 bits in any case; without this a kernel
+        // leaves x2APIC mode, where its APIC costs an exit with a decoded access
+        // each time.
+        extended_interrupts: remaps_interrupts,
         // A device of an active unit reaches what tables say and nothing else.
         pass_through: false,
         // The host's tables do not carry the guest's snoop bits.

@@ -19,6 +19,7 @@
 //!
 //! - `registers`, `event`, `faults`: what MMIO reads and writes.
 //! - `queue`: commands. `work`: carrying them out in bounded steps.
+//! - `interrupts`: what devices' messages become.
 //! - `walk`, `paging_entry`: the guest's tables. `shadow`: who goes where.
 //! - `state`: save and restore.
 //!
@@ -29,6 +30,7 @@
 mod capability;
 mod event;
 mod faults;
+mod interrupts;
 mod paging_entry;
 mod queue;
 mod registers;
@@ -65,6 +67,8 @@ pub struct VtdConfig {
     pub width: AddressWidth,
     /// The devices behind the unit.
     pub devices: Passthroughs,
+    /// Whether the unit offers to remap interrupts. Its DMAR table has to say so too.
+    pub interrupt_remapping: bool,
 }
 
 /// The emulated unit.
@@ -90,7 +94,7 @@ impl VtdViommu {
     pub fn new(config: &VtdConfig) -> Self {
         Self {
             width: config.width,
-            registers: Registers::new(config.width),
+            registers: Registers::new(config.width, config.interrupt_remapping),
             shadows: Shadows::new(&config.devices),
             job: None,
             started: false,

@@ -71,8 +71,11 @@ impl VtdViommu {
                 }
                 Fetched::Done
             }
-            // Device TLBs and interrupt remapping are not advertised, so their
-            // descriptors are unknown ones.
+            // Nothing is cached of the table.
+            Some(Descriptor::InterruptCache(_)) if self.registers.remaps_interrupts() => {
+                Fetched::Done
+            }
+            // What is not advertised has no descriptors.
             _ => Fetched::Malformed,
         }
     }

@@ -10,9 +10,9 @@ use super::event::Event;
 use super::faults::{FaultRegisters, RECORDS};
 use crate::vtd::registers::{
     CAP, CCMD, ECAP, FECTL, FEUADDR, FSTS, GCMD, GSTS, ICS, ICS_WAIT_COMPLETE, IECTL, IEUADDR, IQA,
-    IQH, IQT, QUEUE_OFFSET, RTADDR, VER,
+    IQH, IQT, IRTA, QUEUE_OFFSET, RTADDR, VER,
 };
-use crate::vtd::{AddressWidth, FaultRecord, Global};
+use crate::vtd::{AddressWidth, ExtendedCapabilities, FaultRecord, Global, InterruptTableAddress};
 
 /// IVA: the pages of an invalidation by register; write only.
 const IVA: usize = IOTLB_OFFSET as usize;
@@ -21,10 +21,11 @@ const IOTLB: usize = IVA + 8;
 const FIRST_RECORD: usize = FAULT_OFFSET as usize;
 const END_OF_RECORDS: usize = FIRST_RECORD + RECORDS * FaultRecord::SIZE;
 
-/// The commands in GCMD that this unit has as lasting states.
-pub(super) const STATES: Global = Global::TRANSLATION.union(Global::QUEUED_INVALIDATION);
-/// All flags GSTS ever shows.
-pub(super) const STATUSES: Global = STATES.union(Global::ROOT_TABLE);
+/// The commands in GCMD that every unit has as lasting states.
+const STATES: Global = Global::TRANSLATION.union(Global::QUEUED_INVALIDATION);
+/// Those that say what becomes of interrupts, where the unit remaps any.
+pub(super) const INTERRUPT_STATES: Global =
+    Global::INTERRUPT_REMAPPING.union(Global::COMPATIBILITY_INTERRUPTS);
 
 /// ICC of CCMD and IVT of IOTLB: set by software to start, cleared when done.
 pub(super) const BUSY: u64 = 1 << 63;
@@ -46,18 +47,25 @@ pub(super) const RTADDR_WRITABLE: u64 = !0xfff;
 /// The registers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Registers {
-    /// Fixed by the unit's width; not part of its state.
+    /// CAP and ECAP, fixed by the unit's configuration; not part of its state.
     pub(super) capabilities: u64,
+    pub(super) extended: ExtendedCapabilities,
     /// The lasting states that software last asked for in GCMD.
     pub(super) wanted: Global,
     /// SRTP was written and not yet carried out.
     pub(super) root_wanted: bool,
+    /// SIRTP was written and not yet carried out.
+    pub(super) interrupt_table_wanted: bool,
     /// GSTS: what is in force.
     pub(super) status: Global,
     /// RTADDR.
     pub(super) rtaddr: u64,
     /// The root table in force: RTADDR at the time of SRTP.
     pub(super) root: u64,
+    /// IRTA.
+    pub(super) irta: u64,
+    /// The interrupt remapping table in force: IRTA at the time of SIRTP.
+    pub(super) interrupt_table: u64,
     /// CCMD.
     pub(super) ccmd: u64,
     /// IVA.
@@ -80,14 +88,18 @@ pub(super) struct Registers {
 
 impl Registers {
     /// As after reset.
-    pub(super) fn new(width: AddressWidth) -> Self {
+    pub(super) fn new(width: AddressWidth, remaps_interrupts: bool) -> Self {
         Self {
             capabilities: capabilities(width).encode(),
+            extended: extended_capabilities(remaps_interrupts),
             wanted: Global::empty(),
             root_wanted: false,
+            interrupt_table_wanted: false,
             status: Global::empty(),
             rtaddr: 0,
             root: 0,
+            irta: 0,
+            interrupt_table: 0,
             ccmd: 0,
             iva: 0,
             iotlb: 0,
@@ -135,12 +147,13 @@ impl Registers {
             _ => {
                 let whole = match offset & !7 {
                     CAP => self.capabilities,
-                    ECAP => extended_capabilities().encode(),
+                    ECAP => self.extended.encode(),
                     RTADDR => self.rtaddr,
                     CCMD => self.ccmd,
                     IQH => self.head,
                     IQT => self.tail,
                     IQA => self.queue,
+                    IRTA => self.irta,
                     IOTLB => self.iotlb,
                     _ => 0,
                 };
@@ -168,6 +181,9 @@ impl Registers {
                     IQT => (&mut self.tail, QUEUE_OFFSET),
                     IQA => (&mut self.queue, IQA_WRITABLE),
                     IVA => (&mut self.iva, IVA_WRITABLE),
+                    IRTA if self.remaps_interrupts() => {
+                        (&mut self.irta, InterruptTableAddress::WRITABLE)
+                    }
                     // A command that is being carried out cannot be changed.
                     CCMD if self.ccmd & BUSY == 0 => (&mut self.ccmd, CCMD_WRITABLE),
                     IOTLB if self.iotlb & BUSY == 0 => (&mut self.iotlb, IOTLB_WRITABLE),
@@ -181,11 +197,37 @@ impl Registers {
     }
 
     fn command(&mut self, command: Global) {
-        self.wanted = command & STATES;
+        self.wanted = command & self.states();
         if command.contains(Global::ROOT_TABLE) {
             self.root_wanted = true;
             self.status.remove(Global::ROOT_TABLE);
         }
+        if command.contains(Global::INTERRUPT_TABLE) && self.remaps_interrupts() {
+            self.interrupt_table_wanted = true;
+            self.status.remove(Global::INTERRUPT_TABLE);
+        }
+    }
+
+    /// Whether the unit offers to remap interrupts.
+    pub(super) fn remaps_interrupts(&self) -> bool {
+        self.extended.interrupt_remapping
+    }
+
+    /// The commands in GCMD that this unit has as lasting states.
+    pub(super) fn states(&self) -> Global {
+        match self.remaps_interrupts() {
+            true => STATES | INTERRUPT_STATES,
+            false => STATES,
+        }
+    }
+
+    /// All flags GSTS ever shows.
+    pub(super) fn statuses(&self) -> Global {
+        let tables = match self.remaps_interrupts() {
+            true => Global::ROOT_TABLE | Global::INTERRUPT_TABLE,
+            false => Global::ROOT_TABLE,
+        };
+        self.states() | tables
     }
 }
 
@@ -200,10 +242,10 @@ fn aligned(offset: u64, width: u8) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vtd::{Capabilities, ExtendedCapabilities};
+    use crate::vtd::Capabilities;
 
     fn registers() -> Registers {
-        Registers::new(AddressWidth::Bits39)
+        Registers::new(AddressWidth::Bits39, true)
     }
 
     #[test]
@@ -214,7 +256,7 @@ mod tests {
         assert!(cap.caching_mode && cap.width_39 && !cap.width_48 && !cap.large_2m);
         assert_eq!(cap.domain_count(), 65536);
         let ecap = ExtendedCapabilities::decode(registers.read(ECAP as u64, 8));
-        assert_eq!(ecap, extended_capabilities());
+        assert_eq!(ecap, extended_capabilities(true));
         assert_eq!(registers.read(VER as u64, 4), 0x10);
     }
 
@@ -259,6 +301,7 @@ mod tests {
             IQA,
             IECTL & !7,
             0xa8,
+            IRTA,
             IOTLB,
         ];
         for offset in (0..0x1000usize).step_by(8) {
@@ -279,8 +322,18 @@ mod tests {
         registers.status = Global::ROOT_TABLE;
         registers.write(GCMD as u64, 4, u64::from(u32::MAX));
         assert_eq!(registers.status, Global::empty());
+        assert_eq!(registers.wanted, STATES | INTERRUPT_STATES);
+        assert!(registers.root_wanted && registers.interrupt_table_wanted);
+    }
+
+    #[test]
+    fn a_unit_without_interrupt_remapping_has_none_of_its_registers() {
+        let mut registers = Registers::new(AddressWidth::Bits39, false);
+        registers.write(IRTA as u64, 8, u64::MAX);
+        registers.write(GCMD as u64, 4, u64::from(u32::MAX));
+        assert_eq!(registers.read(IRTA as u64, 8), 0);
         assert_eq!(registers.wanted, STATES);
-        assert!(registers.root_wanted);
+        assert!(!registers.interrupt_table_wanted);
     }
 
     #[test]

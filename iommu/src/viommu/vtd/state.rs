@@ -9,16 +9,16 @@ use super::event::Event;
 use super::faults::{FaultRegisters, RECORDS};
 use super::registers::{
     BUSY, CCMD_DONE, CCMD_WRITABLE, IOTLB_DONE, IOTLB_WRITABLE, IQA_WRITABLE, IVA_WRITABLE,
-    RTADDR_WRITABLE, Registers, STATES, STATUSES,
+    RTADDR_WRITABLE, Registers,
 };
 use crate::viommu::{MAX_DEVICES, Msi, StateError};
 use crate::vtd::registers::{EVENT_MASK, EVENT_PENDING, QUEUE_OFFSET};
-use crate::vtd::{FaultStatus, Global};
+use crate::vtd::{FaultStatus, Global, InterruptTableAddress};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The layout's version.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 
 /// [`VtdViommu`]'s state: little-endian, without padding, the same on all machines.
 #[derive(
@@ -29,10 +29,13 @@ pub struct VtdState {
     version: U32,
     /// IOVA bits: 39 or 48.
     width: U32,
+    /// Whether interrupts can be remapped: 0 or 1.
+    interrupt_remapping: U32,
     device_count: U32,
     devices: [U16; MAX_DEVICES],
     wanted: U32,
     root_wanted: U32,
+    interrupt_table_wanted: U32,
     status: U32,
     wait_complete: U32,
     fault_status: U32,
@@ -40,6 +43,8 @@ pub struct VtdState {
     fault_next: U32,
     rtaddr: U64,
     root: U64,
+    irta: U64,
+    interrupt_table: U64,
     ccmd: U64,
     iva: U64,
     iotlb: U64,
@@ -123,10 +128,12 @@ pub(super) fn save(unit: &VtdViommu) -> VtdState {
     VtdState {
         version: STATE_VERSION.into(),
         width: u32::from(unit.width.bits()).into(),
+        interrupt_remapping: u32::from(registers.remaps_interrupts()).into(),
         device_count: (devices.len() as u32).into(),
         devices: core::array::from_fn(|index| guest_id(index).into()),
         wanted: registers.wanted.bits().into(),
         root_wanted: u32::from(registers.root_wanted).into(),
+        interrupt_table_wanted: u32::from(registers.interrupt_table_wanted).into(),
         status: registers.status.bits().into(),
         wait_complete: u32::from(registers.wait_complete).into(),
         fault_status: faults.sticky.bits().into(),
@@ -134,6 +141,8 @@ pub(super) fn save(unit: &VtdViommu) -> VtdState {
         fault_next: u32::from(faults.next).into(),
         rtaddr: registers.rtaddr.into(),
         root: registers.root.into(),
+        irta: registers.irta.into(),
+        interrupt_table: registers.interrupt_table.into(),
         ccmd: registers.ccmd.into(),
         iva: registers.iva.into(),
         iotlb: registers.iotlb.into(),
@@ -154,16 +163,28 @@ pub(super) fn registers(unit: &VtdViommu, state: &VtdState) -> Result<Registers,
         return Err(StateError::Version(state.version.get()));
     }
     let own = save(unit);
-    let shape = |state: &VtdState| (state.width, state.device_count, state.devices);
+    let shape = |state: &VtdState| {
+        let remapping = state.interrupt_remapping;
+        (state.width, remapping, state.device_count, state.devices)
+    };
     if shape(state) != shape(&own) {
         return Err(StateError::Configuration);
     }
+    // A unit that remaps none has no such registers.
+    let remaps = unit.registers.remaps_interrupts();
+    let interrupt_tables = match remaps {
+        true => InterruptTableAddress::WRITABLE,
+        false => 0,
+    };
     Ok(Registers {
-        wanted: global(state.wanted, STATES, "GCMD")?,
+        wanted: global(state.wanted, unit.registers.states(), "GCMD")?,
         root_wanted: flag(state.root_wanted, "GCMD")?,
-        status: global(state.status, STATUSES, "GSTS")?,
+        interrupt_table_wanted: flag(state.interrupt_table_wanted, "GCMD")? && remaps,
+        status: global(state.status, unit.registers.statuses(), "GSTS")?,
         rtaddr: masked(state.rtaddr, RTADDR_WRITABLE, "RTADDR")?,
         root: masked(state.root, RTADDR_WRITABLE, "RTADDR")?,
+        irta: masked(state.irta, interrupt_tables, "IRTA")?,
+        interrupt_table: masked(state.interrupt_table, interrupt_tables, "IRTA")?,
         ccmd: masked(state.ccmd, BUSY | CCMD_WRITABLE | CCMD_DONE, "CCMD")?,
         iva: masked(state.iva, IVA_WRITABLE, "IVA")?,
         iotlb: masked(state.iotlb, BUSY | IOTLB_WRITABLE | IOTLB_DONE, "IOTLB")?,
@@ -173,7 +194,7 @@ pub(super) fn registers(unit: &VtdViommu, state: &VtdState) -> Result<Registers,
         wait_complete: flag(state.wait_complete, "ICS")?,
         completion: state.completion.restore("IECTL")?,
         faults: faults(state)?,
-        ..Registers::new(unit.width)
+        ..unit.registers
     })
 }
 

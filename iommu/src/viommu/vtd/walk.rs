@@ -50,7 +50,8 @@ pub(super) fn context<M: PhysMemory>(
     ContextEntry::decode(
         raw,
         &capabilities(width),
-        &extended_capabilities(),
+        // Whether interrupts are remapped is all the same to it.
+        &extended_capabilities(false),
         HOST_ADDRESS_WIDTH,
     )
     .map_err(|reason| Refusal {

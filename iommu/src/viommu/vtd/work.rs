@@ -2,7 +2,7 @@
 
 use super::VtdViommu;
 use super::queue::Fetched;
-use super::registers::BUSY;
+use super::registers::{BUSY, INTERRUPT_STATES};
 use super::walk::{GuestTable, PageRun, context};
 use crate::space::{Attachment, DmaSpace, SpaceError};
 use crate::unit::DomainId;
@@ -117,6 +117,8 @@ impl Job {
 enum Request {
     Start,
     RootTable,
+    InterruptTable,
+    InterruptSwitch,
     QueueSwitch,
     Translation,
     ContextRegister,
@@ -177,6 +179,10 @@ impl VtdViommu {
             Some(Request::Start)
         } else if registers.root_wanted {
             Some(Request::RootTable)
+        } else if registers.interrupt_table_wanted {
+            Some(Request::InterruptTable)
+        } else if changes.intersects(INTERRUPT_STATES) {
+            Some(Request::InterruptSwitch)
         } else if changes.contains(Global::QUEUED_INVALIDATION) {
             Some(Request::QueueSwitch)
         } else if changes.contains(Global::TRANSLATION) {
@@ -211,6 +217,18 @@ impl VtdViommu {
                 registers.root = registers.rtaddr;
                 registers.root_wanted = false;
                 registers.status.insert(Global::ROOT_TABLE);
+                None
+            }
+            Request::InterruptTable => {
+                registers.interrupt_table = registers.irta;
+                registers.interrupt_table_wanted = false;
+                registers.status.insert(Global::INTERRUPT_TABLE);
+                None
+            }
+            Request::InterruptSwitch => {
+                let wanted = registers.wanted & INTERRUPT_STATES;
+                registers.status.remove(INTERRUPT_STATES);
+                registers.status.insert(wanted);
                 None
             }
             Request::QueueSwitch => {

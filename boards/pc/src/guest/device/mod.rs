@@ -274,6 +274,7 @@ impl Guest<'_> {
         for vector in self.device.signalled(taken) {
             self.vm.platform().signal(0, vector);
         }
+        self.deliver_interrupts();
     }
 
     /// Whether the device is at rest. When it is, its interrupts are silenced, and
@@ -328,6 +329,7 @@ impl Guest<'_> {
         for vector in signalled {
             self.vm.platform().signal(0, vector);
         }
+        self.deliver_interrupts();
         Ok(())
     }
 
