@@ -1,5 +1,8 @@
 //! The emulated VT-d unit's interrupt remapping, as a driver uses it.
 
+// A test may panic, in its helpers too.
+#![allow(clippy::unwrap_used)]
+
 mod viommu_support;
 
 use hv_core::platform::apic::{Delivery, Destination, Message, Msi};
@@ -46,7 +49,7 @@ fn set_entry(machine: &Machine, index: u64, raw: u128) {
 }
 
 fn ask(machine: &mut Machine, source: SourceId, msi: Msi) -> Option<Message> {
-    machine.unit.remap_interrupt(&machine.memory, source, msi)
+    machine.unit.remap_interrupt(machine.memory, source, msi)
 }
 
 /// The oldest fault, which is taken: who, which index, why.

@@ -187,12 +187,15 @@ fn each_request_has_each_status_that_it_can_have() {
         }
         status_behind(&mut machine, request, 0)
     };
+    const ROOM: u64 = 0x4000;
     let outside = |kind: u8| {
         let mut machine = furnished();
         machine.poke(END - 1, &[kind]);
-        machine.submit(&[(END - 1, 20, false), (0x4000, 4, true)]);
+        machine.poke(ROOM, &[0xee; 4]);
+        machine.submit(&[(END - 1, 20, false), (ROOM, 4, true)]);
         machine.settle();
-        machine.last_status()
+        let [status] = machine.peek(ROOM);
+        status
     };
     let attached_to = |domain, endpoint, flags| attach(domain, endpoint, flags);
 
