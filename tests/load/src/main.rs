@@ -1,4 +1,5 @@
-//! The I/O load in a stock guest: `load DEVICE OPERATIONS STEP`.
+//! The I/O load in a stock guest: `load DEVICE OPERATIONS STEP`. `load cycles` says
+//! instead how long the machine has been on.
 //!
 //! Some threads write blocks of a disk past the page cache and read back blocks that
 //! they wrote before, each with its place, its generation and a checksum in it, until
@@ -13,6 +14,7 @@
 //! ```
 
 mod block;
+mod cycles;
 mod progress;
 mod shelf;
 mod worker;
@@ -29,8 +31,13 @@ const THREADS: u64 = 4;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let [device, operations, step] = arguments.as_slice() else {
-        return usage();
+    let [device, operations, step] = match arguments.as_slice() {
+        [what] if what == "cycles" => {
+            println!("{}", cycles::since_reset());
+            return ExitCode::SUCCESS;
+        }
+        [device, operations, step] => [device, operations, step],
+        _ => return usage(),
     };
     let (Ok(operations), Ok(step)) = (operations.parse(), step.parse()) else {
         return usage();
@@ -48,7 +55,7 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: load DEVICE OPERATIONS STEP");
+    eprintln!("usage: load DEVICE OPERATIONS STEP | load cycles");
     ExitCode::from(2)
 }
 

@@ -17,6 +17,9 @@ pub struct Console {
     pub remapped_interrupts: Option<u32>,
     /// When init started.
     pub init: Option<u64>,
+    /// The same in cycles since the machine was reset: what the kernel did before it had
+    /// a clock is in it.
+    pub init_cycles: Option<u64>,
     /// How many CPUs it saw then.
     pub cpus: Option<u32>,
     /// When it gave the cue for its migration.
@@ -118,7 +121,8 @@ impl Console {
         }
         match line.split(' ').next() {
             Some("init") => {
-                (self.init, self.cpus) = (uptime(), small("cpus"));
+                (self.init, self.init_cycles) = (uptime(), number("cycles"));
+                self.cpus = small("cpus");
                 // A quiet kernel has not said it yet.
                 self.kernel = self.kernel.take().or(member("kernel").map(str::to_owned));
             }
@@ -164,7 +168,7 @@ mod tests {
 
     const SOURCE: &str = "\
 [    0.000000] Linux version 6.1.0-9-amd64 (someone)\r
-linux: init uptime=1.30 clocksource=tsc cpus=2\r
+linux: init uptime=1.30 cycles=7000000000 clocksource=tsc cpus=2\r
 linux: progress uptime=1.90 operations=100\r
 linux: tick uptime=2.3";
     const DESTINATION: &str = "\
@@ -179,6 +183,7 @@ linux: end clocksource=tsc ticks=1 uptime=3.00\r
         let console = Console::of(SOURCE, DESTINATION, Some("operations=100"));
         assert_eq!(console.kernel.as_deref(), Some("6.1.0-9-amd64"));
         assert_eq!((console.init, console.cpus), (Some(130), Some(2)));
+        assert_eq!(console.init_cycles, Some(7_000_000_000));
         assert_eq!(console.cue, Some(190));
         assert_eq!(console.ticks, [(1, 231)], "cut by the switchover");
         assert_eq!(console.progress, [100, 200]);

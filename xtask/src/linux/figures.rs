@@ -2,7 +2,7 @@
 
 use super::console::{Console, Io};
 use super::verdict::clock_behind_us;
-use crate::report::{Row, ms, row};
+use crate::report::{Row, grouped, ms, row};
 use crate::run::Outcome;
 use serde::Serialize;
 
@@ -13,8 +13,11 @@ pub struct Figures {
     pub kernel: String,
     /// When init started.
     pub init_ms: Option<u64>,
+    /// The same in the CPU's cycles since the machine was reset, with what the kernel
+    /// did before it had a clock.
+    pub boot_cycles: Option<u64>,
     /// The same of the same kernel without a hypervisor, if that was tried.
-    pub direct_init_ms: Option<u64>,
+    pub direct_boot_cycles: Option<u64>,
     /// When init ended.
     pub end_ms: Option<u64>,
     /// Ticks of init, one a second, before the guest moved.
@@ -42,7 +45,8 @@ impl Figures {
         Some(Self {
             kernel: console.kernel.clone()?,
             init_ms: ms(console.init),
-            direct_init_ms: ms(direct.and_then(|direct| direct.init)),
+            boot_cycles: console.init_cycles,
+            direct_boot_cycles: direct.and_then(|direct| direct.init_cycles),
             end_ms: ms(console.end),
             ticks_on_source: console.ticks_on_source as u64,
             ticks_on_destination: ticks as u64,
@@ -56,9 +60,9 @@ impl Figures {
 
     /// How many times as long booting took with the hypervisor.
     fn boot_ratio(&self) -> String {
-        match self.init_ms.zip(self.direct_init_ms) {
+        match self.boot_cycles.zip(self.direct_boot_cycles) {
             Some((here, direct)) => format!(
-                "s; the guest takes {:.2} times as long",
+                "cycles; the guest takes {:.2} times as long",
                 here as f64 / direct as f64
             ),
             None => "not tried; --compare-boot does".into(),
@@ -71,12 +75,18 @@ impl Figures {
             Some(ms) => format!("{}.{:02}", ms / 1000, ms % 1000 / 10),
             None => "-".into(),
         };
+        let cycles = |count: Option<u64>| count.map_or("-".into(), grouped);
         let mut rows = self.io.as_ref().map_or_else(Vec::new, io_rows);
         rows.extend([
             row("init started", seconds(self.init_ms), "s, guest's clock"),
             row(
+                "  since reset",
+                cycles(self.boot_cycles),
+                "cycles, with the kernel's unpacking",
+            ),
+            row(
                 "  without hypervisor",
-                seconds(self.direct_init_ms),
+                cycles(self.direct_boot_cycles),
                 self.boot_ratio(),
             ),
             row("init ended", seconds(self.end_ms), "s, guest's clock"),

@@ -80,7 +80,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 uptime() {{ read up idle < /proc/uptime; echo $up; }}
 clocksource() {{ cat /sys/devices/system/clocksource/clocksource0/current_clocksource; }}
-echo \"linux: init uptime=$(uptime) clocksource=$(clocksource) cpus=$(nproc) kernel=$(uname -r)\"
+echo \"linux: init uptime=$(uptime) cycles=$(load cycles) clocksource=$(clocksource) cpus=$(nproc) kernel=$(uname -r)\"
 errors() {{ dmesg -r -c | grep -iE '{BAD}' | sed \"s/^/linux: $1 /\"; }}
 errors boot-error
 if grep -q 0x010802 /sys/bus/pci/devices/*/class; then

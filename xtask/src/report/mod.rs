@@ -4,7 +4,7 @@ mod logs;
 mod table;
 
 pub use logs::logs_of;
-pub(crate) use table::{Row, ms, row};
+pub(crate) use table::{Row, grouped, ms, row};
 
 use crate::events::Migrated;
 use crate::exits::ExitRates;
