@@ -53,15 +53,22 @@ impl Frame {
         }
     }
 
-    /// Reads bytes from `offset` on. Bytes past the frame's end are not read:
-    /// the count that was is returned.
+    /// Reads bytes from `offset` on; each aligned word is read at once, so that what a
+    /// device writes in one piece is never seen half. Bytes past the frame's end are
+    /// not read: the count that was is returned.
     pub fn read_bytes(&self, offset: usize, to: &mut [u8]) -> usize {
-        let mut done = 0;
-        for (byte, at) in to.iter_mut().zip(offset..PAGE_SIZE as usize) {
-            *byte = self.0[at / 8].load(Ordering::Relaxed).to_le_bytes()[at % 8];
-            done += 1;
+        let room = (PAGE_SIZE as usize).saturating_sub(offset).min(to.len());
+        let mut at = offset;
+        let mut rest = &mut to[..room];
+        while !rest.is_empty() {
+            let within = at % 8;
+            let (head, tail) = rest.split_at_mut(rest.len().min(8 - within));
+            let word = self.0[at / 8].load(Ordering::Acquire).to_le_bytes();
+            head.copy_from_slice(&word[within..within + head.len()]);
+            at += head.len();
+            rest = tail;
         }
-        done
+        room
     }
 
     /// Writes bytes from `offset` on, without disturbing their neighbours; each
@@ -119,6 +126,28 @@ mod tests {
         assert_eq!(back[0], 0xff);
         assert_eq!(back[1..22], data);
         assert_eq!(back[22], 0xff);
+    }
+
+    /// A completion that was read byte by byte had its phase of now and its id of
+    /// before.
+    #[test]
+    fn a_word_that_changes_meanwhile_is_read_before_or_after_but_never_half() {
+        let frame = Frame::zeroed();
+        let done = core::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..2_000_000u64 {
+                    let value = 0u64.wrapping_sub(round & 1);
+                    frame.words()[1].store(value, Ordering::Release);
+                }
+                done.store(true, Ordering::Release);
+            });
+            while !done.load(Ordering::Acquire) {
+                let mut bytes = [0; 16];
+                frame.read_bytes(4, &mut bytes);
+                assert!(bytes[4..12].iter().all(|byte| *byte == bytes[4]));
+            }
+        });
     }
 
     #[test]

@@ -315,6 +315,7 @@ impl<R: Mmio> Builder<'_, R> {
     ) -> Result<Completion, NvmeError> {
         let at = rings.place(rings.seen);
         loop {
+            // Its phase and its id are in one word, which is read at once.
             let mut completion = Completion::new_zeroed();
             rings
                 .completion_page
