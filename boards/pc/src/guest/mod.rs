@@ -21,6 +21,7 @@ mod console;
 mod destination;
 mod device;
 mod exits;
+mod operator;
 mod others;
 mod source;
 mod unit;
@@ -28,8 +29,8 @@ mod unit;
 pub use build::{BuildError, GuestIommu, Resources, add_memory};
 pub use unit::UNIT_FRAMES;
 
+use crate::events;
 use crate::worker::Worker;
-use crate::{events, vectors};
 use console::Console;
 use device::Assigned;
 use exits::ExitReport;
@@ -47,7 +48,6 @@ use iommu::unit::{Fault, SourceId};
 use iommu::viommu::any::{AnyViommu, Kind};
 use iommu::viommu::virtio::Cursor;
 use iommu::viommu::{Service, Viommu};
-use log::{error, info};
 use migration::VmError;
 use migration::stream::{MAX_SECTIONS, SectionId, SectionInfo};
 use strandline_rt::interrupts::VectorSet;
@@ -61,9 +61,6 @@ pub const VIOMMU: Gpa = Gpa::new(0xfed9_0000);
 const VIOMMU_BUDGET: u32 = 64;
 /// How many faults are handed on in one turn.
 const FAULT_BUDGET: u32 = 16;
-/// How many faults are named in the log one by one.
-const NAMED_FAULTS: u64 = 16;
-
 /// The guest status that means content: what `strandline_rt::debug_exit` writes.
 const CONTENT: u32 = 0x10;
 
@@ -312,15 +309,6 @@ impl<'m> Guest<'m> {
         self.signal_device(vectors);
     }
 
-    /// Tells the operator of vectors that nobody here sends: a device sent them that
-    /// nothing holds back.
-    fn note_strangers(&self, taken: VectorSet) {
-        for vector in taken.iter().filter(|it| !vectors::is_known(*it)) {
-            error!("an interrupt that nobody was granted: vector {vector:#x}");
-            events::emit("stray-interrupt", &[("vector", u64::from(vector).into())]);
-        }
-    }
-
     /// Waits for the guest to end a line on its console with `word`.
     pub fn wait_for_cue(&mut self, word: &'m str) {
         self.console.wait_for(word);
@@ -359,20 +347,6 @@ impl<'m> Guest<'m> {
         Ok(())
     }
 
-    /// Tells the operator of pages that the guest maps for its device and that it cannot
-    /// have there: it may wonder why its device faults.
-    fn report_refused(&mut self) {
-        let refused = self.viommu.refused_pages();
-        let count = refused.saturating_sub(self.refused);
-        if count > 0 {
-            if self.refused == 0 {
-                info!("the guest maps pages for its device that are refused");
-            }
-            self.refused = refused;
-            events::emit("refused-mapping", &[("count", count.into())]);
-        }
-    }
-
     /// Faults of the device become faults of the guest's own unit, but for its
     /// interrupt requests: whom the host's messages go to is not the guest's business.
     fn hand_on_faults(&mut self) {
@@ -400,15 +374,6 @@ impl<'m> Guest<'m> {
         if transfers > 0 {
             self.deliver_interrupts();
         }
-    }
-
-    /// Names the first faults, and then ever fewer of them: a guest can provoke any
-    /// number.
-    fn log_fault(&self, fault: &Fault) {
-        if self.faults > NAMED_FAULTS && !self.faults.is_power_of_two() {
-            return;
-        }
-        info!("fault {}: {fault}", self.faults);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::super::apic::Msi;
 use super::*;
+use crate::platform::time::Time;
 use crate::platform::{Platform, apic};
 use raw_cpuid::CpuIdResult;
 
@@ -253,12 +254,13 @@ fn the_msix_table_takes_8_aligned_bytes_at_once_and_no_other_register_does() {
     let mut platform = Platform::new(|_, _| NONE, bus, 1_000_000_000, 1, 0);
     write_to(&mut platform.pci, 5, 0x04, 2);
     let table = |offset: u64| Gpa::new(0xe010_2000 + offset);
-    platform.write_memory_wide(table(0), 0x1_fee0_1004);
-    assert_eq!(platform.read_memory_wide(table(0)), Some(0x1_fee0_1004));
-    platform.write_memory_wide(table(4), u64::MAX);
-    platform.write_memory_wide(table(8), 0xffff_fffe_0000_0041);
-    assert_eq!(platform.read_memory_wide(table(8)), Some(0x41));
-    assert_eq!(platform.read_memory_wide(table(4)), None);
+    let now = Time::from_ns(0);
+    platform.write_memory(0, table(0), 8, 0x1_fee0_1004, now);
+    assert_eq!(platform.read_memory(0, table(0), 8, now), 0x1_fee0_1004);
+    platform.write_memory(0, table(4), 8, u64::MAX, now);
+    platform.write_memory(0, table(8), 8, 0xffff_fffe_0000_0041, now);
+    assert_eq!(platform.read_memory(0, table(8), 8, now), 0x41);
+    assert_eq!(platform.read_memory(0, table(4), 8, now), u64::MAX);
     let registers = Gpa::new(apic::WINDOW);
-    assert_eq!(platform.read_memory_wide(registers), None);
+    assert_eq!(platform.read_memory(0, registers, 8, now), u64::MAX);
 }
