@@ -19,14 +19,17 @@ use hv_core::{Gpa, Hpa};
 use iommu::space::SpaceError;
 use iommu::unit::UnitError;
 use iommu::{Iova, IovaRange};
-use log::error;
+use log::{error, warn};
 use migration::VmError;
 use strandline_rt::cpu;
 use strandline_rt::pci::MsixPlace;
 use strandline_rt::physical::{IdentityMemory, MmioWindow};
 
-/// How long rebuilding may take, in microseconds. The source waits longer.
-const PATIENCE_US: u64 = 2_000_000;
+/// How long one attempt at rebuilding may take, in microseconds.
+const PATIENCE_US: u64 = 600_000;
+/// How often it is attempted, each time from a reset controller: QEMU's was seen not to
+/// complete a command now and then. The source waits longer than all of them take.
+const ATTEMPTS: usize = 3;
 
 /// A controller that is the guest's.
 pub(super) struct AssignedNvme<'m> {
@@ -181,11 +184,20 @@ impl<'m> AssignedNvme<'m> {
         };
         messages(true)?;
         function.enable(&host.config, true);
-        let until = host.clock.now_us().saturating_add(PATIENCE_US);
-        let result = self.nvme.restore(state, scratch, &mut || {
-            cpu::pause();
-            host.clock.now_us() < until
-        });
+        let mut attempt = || {
+            let until = host.clock.now_us().saturating_add(PATIENCE_US);
+            self.nvme.restore(state, scratch, &mut || {
+                cpu::pause();
+                host.clock.now_us() < until
+            })
+        };
+        let mut result = attempt();
+        for _ in 1..ATTEMPTS {
+            if let Err(error @ NvmeError::Stuck) = result {
+                warn!("{error}; it is rebuilt once more");
+                result = attempt();
+            }
+        }
         function.enable(&host.config, false);
         messages(false)?;
         result
