@@ -4,6 +4,7 @@
 //! Each package has a folder `linux/<package>` in the target directory and is
 //! fetched once.
 
+use crate::system::apt_get;
 use crate::workspace;
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -143,8 +144,7 @@ fn unpacked(package: &str) -> Result<PathBuf> {
 fn refresh_lists() {
     static REFRESHED: Once = Once::new();
     REFRESHED.call_once(|| {
-        eprintln!("apt-get update");
-        if let Err(error) = output(Command::new("apt-get").args(["-q", "update"])) {
+        if let Err(error) = apt_get(&["update"]) {
             eprintln!("going on with the lists there are: {error}");
         }
     });
@@ -162,7 +162,7 @@ fn archive_in(folder: &Path) -> Result<PathBuf> {
         .context("apt-get left no package")
 }
 
-/// The package that [`CURRENT_KERNEL`] depends on, in what `apt-cache depends`
+/// The package that one of [`KERNELS`] depends on, in what `apt-cache depends`
 /// prints.
 fn kernel_package(depends: &str) -> Option<&str> {
     depends

@@ -2,6 +2,7 @@
 //! machine it runs on.
 
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -102,27 +103,32 @@ impl Shares {
 /// The reasons, the most frequent first.
 impl fmt::Display for Shares {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut reasons: Vec<_> = self.0.iter().collect();
-        reasons.sort_by(|(_, one), (_, other)| other.total_cmp(one));
-        let words: Vec<String> = reasons
-            .iter()
-            .map(|(reason, share)| format!("{reason} {share:.2}"))
-            .collect();
-        f.write_str(&words.join(", "))
+        f.write_str(&ranked(&self.0, f64::total_cmp, |share| {
+            format!("{share:.2}")
+        }))
     }
 }
 
 /// The reasons, the most frequent first.
 impl fmt::Display for Rates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut reasons: Vec<_> = self.0.iter().collect();
-        reasons.sort_by_key(|(_, rate)| std::cmp::Reverse(**rate));
-        let words: Vec<String> = reasons
-            .iter()
-            .map(|(reason, rate)| format!("{reason} {rate}"))
-            .collect();
-        f.write_str(&words.join(", "))
+        f.write_str(&ranked(&self.0, u64::cmp, u64::to_string))
     }
+}
+
+/// The reasons with their figures, the largest first.
+fn ranked<T>(
+    figures: &BTreeMap<String, T>,
+    order: impl Fn(&T, &T) -> Ordering,
+    show: impl Fn(&T) -> String,
+) -> String {
+    let mut reasons: Vec<_> = figures.iter().collect();
+    reasons.sort_by(|(_, one), (_, other)| order(other, one));
+    let words: Vec<String> = reasons
+        .iter()
+        .map(|(reason, figure)| format!("{reason} {}", show(figure)))
+        .collect();
+    words.join(", ")
 }
 
 impl Period {

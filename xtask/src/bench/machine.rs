@@ -1,7 +1,7 @@
 //! One measured machine.
 
 use super::Record;
-use crate::machine::{SUCCESS_CODE, die_with_parent};
+use crate::machine::{SUCCESS_CODE, bare, die_with_parent};
 use crate::tail::last_lines;
 use crate::workspace;
 use anyhow::{Context, Result, bail};
@@ -64,11 +64,7 @@ impl Boot<'_> {
     }
 
     fn command(&self, qemu: &Path, log: &Path, output: &Path) -> Command {
-        let mut command = Command::new(qemu);
-        command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
-        command.args(["-no-reboot", "-machine", "q35", "-accel", "tcg"]);
-        command.args(["-cpu", "EPYC-v4,+svm,+npt,+x2apic", "-smp", "1"]);
-        command.args(["-icount", "shift=0,sleep=off"]);
+        let mut command = bare(qemu, 1, false);
         command.args(["-m", &format!("{}M", self.memory_mib)]);
         command.args(["-device", self.unit, "-device", "edu"]);
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);

@@ -1,6 +1,6 @@
 //! A run with a Linux guest, from what is asked for to what came of it.
 
-use super::{Console, Expect, Figures, Init, Parts, Sources, direct, images, judge};
+use super::{Console, Expect, Figures, Init, Parts, Sources, direct, judge};
 use crate::events::Event;
 use crate::machine::Role;
 use crate::qemu;
@@ -117,12 +117,13 @@ impl Job {
             breakable: self.sabotage.is_some(),
             ..self.sources.clone()
         };
-        let images = images(&sources)?;
+        let parts = Parts::gather(&sources)?;
+        let images = parts.images(sources.breakable)?;
         let run = self.run();
         let outcome = run.execute_with(&qemu, &images, watch)?;
         let console = Console::read(&outcome, run.migrate_on.as_deref())?;
         let direct = match self.compare_boot {
-            true => Some(direct::boot(&qemu, &run, &Parts::gather(&sources)?)?),
+            true => Some(direct::boot(&qemu, &run, &parts)?),
             false => None,
         };
         let verdict = judge(

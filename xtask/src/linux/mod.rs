@@ -87,6 +87,24 @@ impl Parts {
         };
         Ok(Self { kernel, initramfs })
     }
+
+    /// Packs them into one boot module, and builds the hypervisor that starts it.
+    fn images(&self, breakable: bool) -> Result<Images> {
+        let directory = workspace::target_dir().join("linux");
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        let mut module = Archive::default();
+        module.file("kernel", &self.kernel);
+        module.file("initramfs", &self.initramfs);
+        let guest = directory.join("guest.cpio");
+        fs::write(&guest, module.finish())
+            .with_context(|| format!("cannot write {}", guest.display()))?;
+        let features: &[&str] = if breakable { &["sabotage"] } else { &[] };
+        Ok(Images {
+            hypervisor: image::build(Image::Pc, features)?,
+            guest,
+        })
+    }
 }
 
 /// Builds the hypervisor, fetches what is missing of the guest, and packs the guest
@@ -95,25 +113,7 @@ impl Parts {
 /// # Errors
 /// A build failed, a package cannot be had, or a file cannot be read or written.
 pub fn images(sources: &Sources) -> Result<Images> {
-    let directory = workspace::target_dir().join("linux");
-    fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot create {}", directory.display()))?;
-    let parts = Parts::gather(sources)?;
-    let mut module = Archive::default();
-    module.file("kernel", &parts.kernel);
-    module.file("initramfs", &parts.initramfs);
-    let guest = directory.join("guest.cpio");
-    fs::write(&guest, module.finish())
-        .with_context(|| format!("cannot write {}", guest.display()))?;
-    let features: &[&str] = if sources.breakable {
-        &["sabotage"]
-    } else {
-        &[]
-    };
-    Ok(Images {
-        hypervisor: image::build(Image::Pc, features)?,
-        guest,
-    })
+    Parts::gather(sources)?.images(sources.breakable)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
