@@ -88,6 +88,11 @@ impl IovaRange {
         Iova::new(self.start.raw() + (self.pages - 1) * PAGE_SIZE)
     }
 
+    /// The first address behind the range; `None` if it ends with the address space.
+    pub const fn behind(self) -> Option<Iova> {
+        self.last_page().checked_add(PAGE_SIZE)
+    }
+
     /// Whether `iova` lies in the range.
     pub const fn contains(self, iova: Iova) -> bool {
         self.start.raw() <= iova.raw() && iova.page_base().raw() <= self.last_page().raw()

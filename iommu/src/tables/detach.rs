@@ -5,7 +5,7 @@ use super::pages::slot_pages;
 use super::{Entry, EntryFormat, Leaf, LeafPart, Pages, Place, Tables};
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::Hpa;
-use hv_core::memory::{PhysMemory, WORDS_PER_FRAME};
+use hv_core::memory::PhysMemory;
 
 /// Says of the leaf over `page` whether it stays.
 pub(crate) type Keep<'a> = &'a dyn Fn(u64, Leaf) -> bool;
@@ -87,17 +87,14 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
     /// Whether `table` has entries in use, of which it counts `live`, those that were
     /// detached not among them.
     fn is_in_use(&self, table: Hpa, live: u64) -> bool {
-        let wraps = self.format.live_wraps();
-        if !live.is_multiple_of(wraps) {
-            return true;
-        }
-        // As many as wrap, or none: what is in use is attached.
-        wraps <= WORDS_PER_FRAME as u64
-            && self.mem.frame(table).is_some_and(|frame| {
+        // What is in use is attached.
+        self.are_some(live, || {
+            self.mem.frame(table).is_some_and(|frame| {
                 let is_attached =
                     |slot: &AtomicU64| self.format.is_attached(slot.load(Ordering::Acquire));
                 frame.words().iter().any(is_attached)
             })
+        })
     }
 
     /// Returns how many leaves went.

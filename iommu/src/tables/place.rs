@@ -180,16 +180,20 @@ impl<'m, M: PhysMemory, F: EntryFormat> Tables<'m, M, F> {
     /// Whether the table has entries in use besides those of `part`, by its count of
     /// them.
     fn is_shared_by(&self, part: &LeafPart<'m>, others: u64) -> bool {
-        let wraps = self.format.live_wraps();
-        if !others.is_multiple_of(wraps) {
-            return true;
-        }
-        // As many as wrap, or none.
-        wraps <= WORDS_PER_FRAME as u64
-            && match self.format.decode(2, part.parent.load(Ordering::Acquire)) {
+        self.are_some(others, || {
+            match self.format.decode(2, part.parent.load(Ordering::Acquire)) {
                 Entry::Table { table, .. } => self.has_leaf_outside(table, part.pages),
                 Entry::Leaf(_) | Entry::Empty => false,
             }
+        })
+    }
+
+    /// Whether a count of entries in use, as the format keeps it, is one of any. One
+    /// that reads 0 may be of none or of as many as wrap: then a look at them decides.
+    #[inline]
+    pub(super) fn are_some(&self, count: u64, look: impl FnOnce() -> bool) -> bool {
+        let wraps = self.format.live_wraps();
+        !count.is_multiple_of(wraps) || wraps <= WORDS_PER_FRAME as u64 && look()
     }
 
     /// Whether a table of level 1 has a leaf beside those of `pages`.

@@ -151,7 +151,7 @@ impl<U: HostUnit + Clone> Machine<U> {
         let mut pieces = Vec::new();
         let mut from = Some(Iova::new(0));
         while let Some(piece) = from.and_then(|from| self.space.next_piece(domain, from)) {
-            from = piece.range.last_page().checked_add(PAGE_SIZE);
+            from = piece.range.behind();
             pieces.push(piece);
         }
         pieces

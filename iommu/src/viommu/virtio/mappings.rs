@@ -64,7 +64,7 @@ bitflags! {
 impl Cursor {
     /// Moves behind `range` of the present domain.
     fn pass(&mut self, range: IovaRange, goes_on: bool) {
-        match range.last_page().checked_add(PAGE_SIZE) {
+        match range.behind() {
             Some(next) => (self.from, self.goes_on) = (next.raw(), goes_on),
             None => self.pass_domain(),
         }
@@ -164,7 +164,7 @@ impl VirtioIommu {
         all.first = !(cursor.goes_on && all.range.start().raw() == cursor.from);
         while !all.last
             && all.range.pages() < room
-            && let Some(next) = all.range.last_page().checked_add(PAGE_SIZE)
+            && let Some(next) = all.range.behind()
             && let Some(more) = piece_from(space, host, next)
             && goes_on_with(&all, &more)
         {
@@ -271,7 +271,7 @@ fn front(piece: Piece, room: u64) -> Option<Piece> {
 
 /// Whether a mapping that has not ended with `piece` goes on with `next`.
 fn goes_on_with(piece: &Piece, next: &Piece) -> bool {
-    let end = piece.range.last_page().checked_add(PAGE_SIZE);
+    let end = piece.range.behind();
     let gfn = piece.gfn.number().checked_add(piece.range.pages());
     end == Some(next.range.start())
         && gfn == Some(next.gfn.number())

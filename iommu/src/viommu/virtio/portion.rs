@@ -11,7 +11,7 @@ use crate::layer::MapError;
 use crate::space::{DmaSpace, Piece, SpaceError};
 use crate::unit::DomainId;
 use crate::{Iova, IovaRange};
-use hv_core::{PAGE_SHIFT, PAGE_SIZE};
+use hv_core::PAGE_SHIFT;
 
 /// The pages of a leaf table: what one step may map or unmap.
 const STEP_PAGES: u64 = 512;
@@ -65,7 +65,7 @@ fn tables_of(range: IovaRange) -> u32 {
 /// What is left of `range` behind `part`, its front.
 fn behind(range: IovaRange, part: IovaRange) -> Option<IovaRange> {
     let pages = range.pages().checked_sub(part.pages())?;
-    let start = part.last_page().checked_add(PAGE_SIZE)?;
+    let start = part.behind()?;
     IovaRange::new(start, pages).ok()
 }
 
