@@ -15,6 +15,15 @@ impl MmioDevice for Registers {
     }
 }
 
+fn at_the_viommu(device: &mut Registers) -> MmioRegion<'_> {
+    MmioRegion {
+        gpa: Gpa::new(0xfed9_0000),
+        bytes: 0x1000,
+        counts_as: Reason::Iommu,
+        device,
+    }
+}
+
 #[test]
 fn a_move_to_a_region_of_the_image_reaches_it_across_a_page_boundary() {
     // mov dword [rdi], 0x11223344
@@ -24,12 +33,7 @@ fn a_move_to_a_region_of_the_image_reaches_it_across_a_page_boundary() {
         let code = [0xc7, 0x07, 0x44, 0x33, 0x22, 0x11];
         memory.write(Gpa::new(CODE.into()), &code).unwrap();
         let mut outside = Outside {
-            mmio: &mut [MmioRegion {
-                gpa: Gpa::new(0xfed9_0000),
-                bytes: 0x1000,
-                counts_as: Reason::Iommu,
-                device: &mut registers,
-            }],
+            mmio: &mut [at_the_viommu(&mut registers)],
             console: &mut |_| {},
         };
         assert_eq!(vm.run(&mut outside), Event::MmioDone);
@@ -50,12 +54,7 @@ fn a_read_extends_as_the_instruction_says() {
         let code = [0x48, 0x0f, 0xbe, 0x07, 0x8b, 0x07];
         memory.write(Gpa::new(CODE.into()), &code).unwrap();
         let mut outside = Outside {
-            mmio: &mut [MmioRegion {
-                gpa: Gpa::new(0xfed9_0000),
-                bytes: 0x1000,
-                counts_as: Reason::Iommu,
-                device: &mut registers,
-            }],
+            mmio: &mut [at_the_viommu(&mut registers)],
             console: &mut |_| {},
         };
         assert_eq!(vm.run(&mut outside), Event::MmioDone);
@@ -77,12 +76,7 @@ fn a_read_modify_write_reads_once_writes_once_and_sets_flags() {
         memory.write(Gpa::new(CODE.into()), &code).unwrap();
         vm.cpus[0].state.gpr[RAX] = 0xccdd_eeff;
         let mut outside = Outside {
-            mmio: &mut [MmioRegion {
-                gpa: Gpa::new(0xfed9_0000),
-                bytes: 0x1000,
-                counts_as: Reason::Iommu,
-                device: &mut registers,
-            }],
+            mmio: &mut [at_the_viommu(&mut registers)],
             console: &mut |_| {},
         };
         assert_eq!(vm.run(&mut outside), Event::MmioDone);
