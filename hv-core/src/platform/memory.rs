@@ -1,8 +1,8 @@
 //! Device registers in memory, and whose they are.
 
+use super::time::Time;
 use super::{IoEffect, Platform, apic, ioapic, pci};
 use crate::Gpa;
-use crate::platform::time::Time;
 
 /// Registers in memory.
 enum Window {

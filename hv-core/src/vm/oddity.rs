@@ -56,12 +56,12 @@ mod tests {
     #[test]
     fn of_each_kind_only_the_first_is_told() {
         let mut oddities = Oddities::default();
-        let both = [
+        let each = [
             Oddity::Msr(1),
             Oddity::StringPort(1),
             Oddity::Nowhere(Gpa::new(1)),
         ];
-        for oddity in both {
+        for oddity in each {
             assert!(oddities.is_first(oddity), "{oddity}");
         }
         for oddity in [

@@ -61,6 +61,7 @@ pub const VIOMMU: Gpa = Gpa::new(0xfed9_0000);
 const VIOMMU_BUDGET: u32 = 64;
 /// How many faults are handed on in one turn.
 const FAULT_BUDGET: u32 = 16;
+
 /// The guest status that means content: what `strandline_rt::debug_exit` writes.
 const CONTENT: u32 = 0x10;
 

@@ -12,7 +12,7 @@
 //!   migration      --> rest(): every command completed?   save(): the shadow
 //!                      restore() (rebuild): a reset controller is brought there
 //! ```
-
+//!
 //! # Why doorbells are trapped
 //! They are the two exits of a command that mapping their page into the guest would
 //! save, and they are what makes this work:

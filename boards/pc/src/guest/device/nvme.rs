@@ -191,13 +191,15 @@ impl<'m> AssignedNvme<'m> {
                 host.clock.now_us() < until
             })
         };
-        let mut result = attempt();
-        for _ in 1..ATTEMPTS {
-            if let Err(error @ NvmeError::Stuck) = result {
-                warn!("{error}; it is rebuilt once more");
-                result = attempt();
+        let mut more = 1..ATTEMPTS;
+        let result = loop {
+            match attempt() {
+                Err(error @ NvmeError::Stuck) if more.next().is_some() => {
+                    warn!("{error}; it is rebuilt once more");
+                }
+                result => break result,
             }
-        }
+        };
         function.enable(&host.config, false);
         messages(false)?;
         result
