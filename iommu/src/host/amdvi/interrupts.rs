@@ -71,11 +71,7 @@ impl InterruptTables {
 
 impl InterruptTable {
     /// Fills the first free entry; its index.
-    fn publish(
-        &mut self,
-        mem: &impl PhysMemory,
-        entry: InterruptEntry,
-    ) -> Result<u16, UnitError> {
+    fn publish(&mut self, mem: &impl PhysMemory, entry: InterruptEntry) -> Result<u16, UnitError> {
         let index = self.granted;
         if index == DeviceInterrupts::ENTRIES {
             return Err(UnitError::OutOfMemory);

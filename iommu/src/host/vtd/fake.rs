@@ -6,8 +6,9 @@ mod devices;
 mod memory;
 
 pub(super) use devices::DeviceConduct;
-use memory::{read128, scalable_entry_in};
+use memory::scalable_entry_in;
 
+use crate::host::testing::read128;
 use crate::unit::SourceId;
 use crate::vtd::registers::*;
 use crate::vtd::{

@@ -1,13 +1,11 @@
 //! What the unit reads in memory.
 
 use super::Context;
+use crate::host::testing::read64;
 use crate::unit::SourceId;
 use crate::vtd::{
     PasidDirectoryEntry, PasidEntry, PasidTable, ScalableContextEntry, ScalableRootEntry,
 };
-use core::sync::atomic::Ordering;
-use hv_core::Hpa;
-use hv_core::memory::PhysMemory;
 use hv_core::testing::Arena;
 
 /// The entry of a device, if it is present.
@@ -33,16 +31,4 @@ pub(super) fn pasid_in(arena: &Arena, directory: u64) -> Option<Context> {
     let entry = PasidEntry::decode(words)?;
     let (PasidTable::FirstStage { root } | PasidTable::SecondStage { root, .. }) = entry.table;
     Some((entry.domain, root))
-}
-
-pub(super) fn read64(arena: &Arena, at: u64) -> u64 {
-    let words = arena.frame(Hpa::new(at & !0xfff)).unwrap().words();
-    words[(at & 0xfff) as usize / 8].load(Ordering::Acquire)
-}
-
-pub(super) fn read128(arena: &Arena, at: u64) -> u128 {
-    let words = arena.frame(Hpa::new(at & !0xfff)).unwrap().words();
-    let index = (at & 0xfff) as usize / 8;
-    let [low, high] = [index, index + 1].map(|i| u128::from(words[i].load(Ordering::Acquire)));
-    low | high << 64
 }
