@@ -1,22 +1,20 @@
 //! Interrupt remapping: a device raises those interrupts only that it was granted.
 //!
 //! An entry of a remapping table says nothing of who may use it. So each device has a
-//! table of its own, which is made when it is first granted an interrupt and is kept
-//! for it from then on; the word of its device table entry that leads there is one, and
-//! written by one store. Every other device's entry refuses all requests, and has done
-//! so since before the unit was enabled.
+//! table of its own, which is made when it is first granted an interrupt and is its own
+//! for good. The word of its device table entry that leads there refuses all requests
+//! until then, as every other device's has done since before the unit was enabled, and
+//! is written by one store.
 //!
 //! ```text
-//! grant    entry -> word leads to the table -> caches dropped, waited for -> message given out
-//! revoke   word refuses all -> caches dropped, waited for -> table emptied
+//! grant    entry filled -> word leads to the table -> caches dropped, waited for -> message given out
+//! revoke   entries emptied -> cached entries dropped, waited for
 //! ```
 //!
 //! A grant waits since the word that refused all may be cached, and an entry's absence
-//! as well. After the wait of a revocation no request can find the table, nor is one
-//! under way that had; so that an entry is never used anew while somebody has its old
-//! content. The caches are dropped in the order in which a request uses them, each
-//! waited for: one that still used a cached word could otherwise fill the cache of
-//! entries right behind its invalidation.
+//! as well. The caches are dropped in the order in which a request uses them, each
+//! waited for. After the wait of a revocation no cache has an entry's old content, and
+//! no request is under way that found it; only then is it filled anew.
 
 use super::AmdUnit;
 use crate::amdvi::{Command, DeviceInterrupts, InterruptEntry, InterruptRequest};
@@ -85,7 +83,7 @@ impl InterruptTable {
         Ok(index)
     }
 
-    /// Empties it. No unit reads it.
+    /// Empties it.
     fn clear(&mut self, mem: &impl PhysMemory) -> Result<(), UnitError> {
         mem.frame(self.base).ok_or(UnitError::NoAnswer)?.clear();
         self.granted = 0;
@@ -113,33 +111,19 @@ impl<R: Mmio, M: PhysMemory> AmdUnit<'_, R, M> {
             table: table.base.raw(),
         };
         self.table.set_interrupts(self.mem, device, lead)?;
-        self.forget_interrupts(device)?;
+        self.execute(Command::DeviceEntry { device })?;
+        self.execute(Command::InterruptTable { device })?;
         Ok(InterruptRequest::message(index))
     }
 
     /// See [`crate::unit::HostUnit::revoke_interrupts`].
     pub(super) fn revoke(&mut self, device: SourceId) -> Result<(), UnitError> {
-        if !self.has_interrupts(device) {
-            return self.queue.health();
-        }
-        let blocked = DeviceInterrupts::Blocked;
-        self.table.set_interrupts(self.mem, device, blocked)?;
-        self.forget_interrupts(device)?;
         let tables = self.interrupts.as_mut();
-        match tables.and_then(|it| it.tables.get_mut(&device)) {
-            Some(table) => table.clear(self.mem),
-            None => Ok(()),
-        }
-    }
-
-    fn has_interrupts(&self, device: SourceId) -> bool {
-        let table = self.interrupts.as_ref().map(|it| it.tables.get(&device));
-        table.flatten().is_some_and(|table| table.granted > 0)
-    }
-
-    /// Drops what is cached of the way of `device`'s interrupt requests.
-    fn forget_interrupts(&mut self, device: SourceId) -> Result<(), UnitError> {
-        self.execute(Command::DeviceEntry { device })?;
+        let table = tables.and_then(|it| it.tables.get_mut(&device));
+        let Some(table) = table.filter(|table| table.granted > 0) else {
+            return self.queue.health();
+        };
+        table.clear(self.mem)?;
         self.execute(Command::InterruptTable { device })
     }
 }

@@ -66,19 +66,17 @@ fn no_request_passes_before_it_is_granted_whoever_sends_it_and_whatever_it_is() 
 }
 
 #[test]
-fn the_word_that_leads_to_the_table_is_dropped_before_the_entries_each_waited_for() {
+fn a_grant_drops_the_way_to_the_table_first_and_a_revocation_what_it_holds() {
     let arena = arena();
     let fake = FakeUnit::new(&arena);
     let mut unit = start(&fake, &arena).unwrap();
     take_commands(&fake);
-    let expected = [
-        Command::DeviceEntry { device: DEVICE },
-        Command::InterruptTable { device: DEVICE },
-    ];
+    let way = Command::DeviceEntry { device: DEVICE };
+    let entries = Command::InterruptTable { device: DEVICE };
     unit.grant_interrupt(DEVICE, TARGET).unwrap();
-    assert_eq!(take_commands(&fake), expected);
+    assert_eq!(take_commands(&fake), [way, entries]);
     unit.revoke_interrupts(DEVICE).unwrap();
-    assert_eq!(take_commands(&fake), expected);
+    assert_eq!(take_commands(&fake), [entries]);
     unit.revoke_interrupts(DEVICE).unwrap();
     assert_eq!(take_commands(&fake), [], "there is nothing left to take");
 }
