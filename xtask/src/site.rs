@@ -5,7 +5,7 @@ use crate::machine::{Config, LINK_SIZE, Machine, Role};
 use crate::run::Run;
 use crate::units::Size;
 use anyhow::{Context, Result, bail};
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -17,13 +17,15 @@ pub struct Site<'r> {
     link: Link,
     disk: Option<Disk>,
     logs: PathBuf,
+    /// Held until the run is over.
+    _claim: File,
 }
 
 impl<'r> Site<'r> {
     /// Makes the link, the disk if the run has one, and the log directory.
     ///
     /// # Errors
-    /// One of them cannot be made.
+    /// One of them cannot be made, or another run writes its logs there.
     pub fn new(run: &'r Run, qemu: &'r Path, images: &'r Images) -> Result<Self> {
         let logs = run.log_directory();
         std::fs::create_dir_all(&logs)
@@ -32,6 +34,7 @@ impl<'r> Site<'r> {
             run,
             qemu,
             images,
+            _claim: claim(&logs)?,
             link: Link::new()?,
             disk: run.disk.map(Disk::new).transpose()?,
             logs,
@@ -59,6 +62,23 @@ impl<'r> Site<'r> {
             sockets,
             gdb: run.gdb,
         })
+    }
+}
+
+/// Claims a log directory: two runs that write to the same files would read each
+/// other's. It is free again when the file is closed, however that comes about.
+fn claim(logs: &Path) -> Result<File> {
+    let path = logs.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another run writes to {}: wait until it is over",
+            logs.display()
+        ),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
     }
 }
 
@@ -101,6 +121,16 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_directory_is_one_runs_at_a_time() {
+        let logs = tempfile::tempdir().unwrap();
+        let first = claim(logs.path()).unwrap();
+        let error = claim(logs.path()).unwrap_err().to_string();
+        assert!(error.starts_with("another run writes to"), "{error}");
+        drop(first);
+        claim(logs.path()).unwrap();
+    }
 
     #[test]
     fn the_link_is_zeroed_and_has_no_name() {
