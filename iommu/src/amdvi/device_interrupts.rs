@@ -40,7 +40,7 @@ const ROOT: u64 = 0x000f_ffff_ffff_ffc0;
 
 impl DeviceInterrupts {
     /// How many entries a table has: as many as a request can name, so that none can
-    /// name one beyond it. QEMU 10.0 does not look at IntTabLen.
+    /// name one beyond it. QEMU's unit does not look at IntTabLen.
     pub const ENTRIES: u16 = 512;
 
     /// Word 2.

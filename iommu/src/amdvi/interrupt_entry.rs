@@ -1,5 +1,5 @@
 //! The interrupt remapping table entry while virtual APICs are off (AMD IOMMU 3.0,
-//! 2.2.5.2 "Interrupt Virtualization Tables with Guest Virtual APIC Not Enabled").
+//! 2.2.5.1 "Interrupt Remapping Tables, Guest Virtual APIC Not Enabled").
 //!
 //! ```text
 //! 31     24 23    16 15         8 7  6    5    4     2    1       0

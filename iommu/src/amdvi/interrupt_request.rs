@@ -1,5 +1,5 @@
 //! The message by which a device names an entry of its interrupt remapping table (AMD
-//! IOMMU 3.0, 2.2.5.1 "Interrupt Remapping Tables").
+//! IOMMU 3.0, 2.2.5 "Interrupt Remapping Tables").
 //!
 //! ```text
 //! address  31        20 19          0      data  31     11 10           8 7      0
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The index takes in the delivery mode. Only what would be fixed (000) or arbitrated
-//! (001) is looked up, so nine bits are left of it, as long as NumInt2K is off
+//! (001) is looked up, so nine bits are left of it, as long as NumIntRemapMode is 0
 //! ([`Control::MORE_INTERRUPTS`](super::Control::MORE_INTERRUPTS)). Of the other kinds
 //! each passes or not by a bit of its own in the device table entry.
 

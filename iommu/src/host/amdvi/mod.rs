@@ -1,8 +1,8 @@
 //! The driver for an AMD-Vi unit with version 1 tables.
 //!
-//! It owns the unit's device table, interrupt remapping tables, command buffer and
-//! event log. The page tables
-//! belong to the domains and only pass through here as a root address.
+//! It owns the unit's device table, interrupt remapping tables, command buffer and event
+//! log. The page tables belong to the domains and only pass through here as a root
+//! address.
 //!
 //! The life of one device's entry, which is never absent, since an entry that is
 //! not valid lets DMA pass:

@@ -1,12 +1,32 @@
 //! What the unit reads in memory.
 
-use super::Context;
-use crate::host::testing::read64;
+use super::{Context, State};
+use crate::host::testing::{read64, read128};
 use crate::unit::SourceId;
 use crate::vtd::{
-    PasidDirectoryEntry, PasidEntry, PasidTable, ScalableContextEntry, ScalableRootEntry,
+    ContextEntry, PasidDirectoryEntry, PasidEntry, PasidTable, RootEntry, ScalableContextEntry,
+    ScalableRootEntry,
 };
 use hv_core::testing::Arena;
+
+impl State {
+    pub(super) fn context_in(&self, arena: &Arena, device: SourceId) -> Option<Context> {
+        if self.is_scalable() {
+            let entry = scalable_entry_in(arena, self.root & !0xfff, device)?;
+            return Some((0, entry.pasid_directory));
+        }
+        let entry = self.legacy_entry_in(arena, device)?;
+        Some((entry.domain, entry.table))
+    }
+
+    pub(super) fn legacy_entry_in(&self, arena: &Arena, device: SourceId) -> Option<ContextEntry> {
+        let root = self.root + u64::from(device.bus()) * RootEntry::SIZE as u64;
+        let root = RootEntry::decode(read128(arena, root), 48).ok()?;
+        let entry = root.context_table + u64::from(device.devfn()) * ContextEntry::SIZE as u64;
+        let entry = read128(arena, entry);
+        ContextEntry::decode(entry, &self.capabilities, &self.extended, 48).ok()
+    }
+}
 
 /// The entry of a device, if it is present.
 pub(super) fn scalable_entry_in(
