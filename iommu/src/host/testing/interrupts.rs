@@ -2,6 +2,7 @@
 
 use crate::unit::{HostUnit, InterruptTarget, SourceId, UnitError};
 use hv_core::platform::apic::Msi;
+use proptest::strategy::Strategy;
 use std::vec::Vec;
 
 pub(in crate::host) const DEVICE: SourceId = SourceId::new(0x0018);
@@ -111,6 +112,41 @@ pub(in crate::host) fn what_cannot_be_granted_changes_nothing(mut rig: Rig<'_>) 
     assert!(granted.map(delivered).eq(raised));
     rig.unit.revoke_interrupts(DEVICE).unwrap();
     rig.grant(DEVICE, TARGET);
+}
+
+/// Whatever is granted and taken back in which order: each device raises what it was
+/// granted last, and nothing else. A step is a device's number, below 3, and the vector
+/// that it is granted; without one, all of its interrupts are taken back.
+pub(in crate::host) fn a_model_agrees(mut rig: Rig<'_>, steps: &[(u16, Option<u8>)]) {
+    let device = |number: u16| SourceId::new(number << 8);
+    let mut granted = [const { Vec::new() }; 3];
+    for (number, vector) in steps {
+        let model = &mut granted[usize::from(*number)];
+        match *vector {
+            Some(vector) => {
+                let target = InterruptTarget { vector, ..TARGET };
+                rig.grant(device(*number), target);
+                model.push(delivered(target).data);
+            }
+            None => {
+                rig.unit.revoke_interrupts(device(*number)).unwrap();
+                model.clear();
+            }
+        }
+        for (model, number) in granted.iter_mut().zip(0..) {
+            let raised = rig.raised_by(device(number));
+            let mut vectors: Vec<u32> = raised.iter().map(|message| message.data).collect();
+            vectors.sort_unstable();
+            model.sort_unstable();
+            assert_eq!(&vectors, model, "device {number}");
+        }
+    }
+}
+
+/// What [`a_model_agrees`] is given: more grants than revocations.
+pub(in crate::host) fn steps() -> impl Strategy<Value = Vec<(u16, Option<u8>)>> {
+    let step = (0u16..3, proptest::option::weighted(0.7, 0x20..=0xffu8));
+    proptest::collection::vec(step, 1..20)
 }
 
 /// A unit that does not remap says so, and messages pass as they are.

@@ -5,7 +5,7 @@ use crate::amdvi::InterruptRequest;
 use crate::host::testing::interrupts::{self as rules, OTHER, Rig, TARGET};
 use hv_core::platform::apic::Msi;
 
-fn test_with(facts: Facts, rule: fn(Rig<'_>)) {
+fn test_with(facts: Facts, rule: impl FnOnce(Rig<'_>)) {
     let arena = arena();
     let fake = FakeUnit::new(&arena);
     let pool = FramePool::new(BASE, FRAMES);
@@ -160,4 +160,13 @@ fn a_refused_request_is_reported_in_words_with_its_index() {
         "00:03.0: interrupt request 9 refused: the device was granted no such interrupt"
     );
     assert_eq!(fault.dma(), None);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(32))]
+
+    #[test]
+    fn whatever_is_granted_and_taken_back_a_model_agrees(steps in rules::steps()) {
+        test_with(FACTS, |rig| rules::a_model_agrees(rig, &steps));
+    }
 }

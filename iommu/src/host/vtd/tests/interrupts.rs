@@ -12,7 +12,7 @@ fn remapping<'a>(fake: &'a FakeUnit<'a>, arena: &'a Arena) -> Unit<'a> {
 }
 
 /// Has `rule` look at a unit that can remap, or cannot.
-fn test(is_able: bool, rule: fn(Rig<'_>)) {
+fn test(is_able: bool, rule: impl FnOnce(Rig<'_>)) {
     let arena = arena();
     let fake = FakeUnit::new(&arena);
     fake.state().extended.interrupt_remapping = is_able;
@@ -121,4 +121,13 @@ fn a_refused_request_is_reported_in_words_with_its_index() {
         "00:03.0: interrupt request 9 refused: interrupt entry not present"
     );
     assert_eq!(fault.dma(), None);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(32))]
+
+    #[test]
+    fn whatever_is_granted_and_taken_back_a_model_agrees(steps in rules::steps()) {
+        test(true, |rig| rules::a_model_agrees(rig, &steps));
+    }
 }
