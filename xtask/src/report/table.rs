@@ -105,7 +105,9 @@ impl Report {
                 grouped(self.interrupt_faults),
                 match (self.interrupts_remapped, self.dma_faults_reported) {
                     (true, true) => "interrupts are remapped",
-                    (true, false) => "interrupts are remapped; refused ones are not reported by this unit",
+                    (true, false) => {
+                        "interrupts are remapped; refused ones are not reported by this unit"
+                    }
                     (false, _) => "interrupts are not remapped",
                 },
             ),

@@ -3,6 +3,7 @@
 use super::{Defect, FakeUnit, State, interrupt_fault, write_fault};
 use crate::amdvi::{Control, DeviceEntry, DeviceInterrupts, InterruptEntry, InterruptRequest};
 use crate::host::testing::{read64, read128};
+use crate::page_block::PageBlock;
 use crate::unit::SourceId;
 use hv_core::platform::apic::Msi;
 use hv_core::testing::Arena;
@@ -114,11 +115,7 @@ impl State {
     }
 
     /// Devices forget `block`, if they do as they are told.
-    pub(super) fn forget_device_tlb(
-        &mut self,
-        device: SourceId,
-        block: crate::page_block::PageBlock,
-    ) {
+    pub(super) fn forget_device_tlb(&mut self, device: SourceId, block: PageBlock) {
         let obeys = !matches!(
             self.defect,
             Defect::DevicesKeepTheirs | Defect::DevicesTooEarly
