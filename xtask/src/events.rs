@@ -6,7 +6,7 @@
 //! unnoticed.
 
 use crate::exits::Period;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// An event and when it was.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -98,6 +98,8 @@ pub enum Event {
         /// Whether the function could be reset, and was.
         done: bool,
     },
+    /// The passthrough device was made like the source's (destination).
+    DeviceRebuilt(Rebuilt),
     /// The guest has ended.
     GuestExit {
         /// 0 if the guest is content.
@@ -169,6 +171,15 @@ pub struct Migrated {
     pub dirty_emulation: u64,
 }
 
+/// How a passthrough device was made like the source's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Rebuilt {
+    /// The commands it took.
+    pub commands: u64,
+    /// How long it took, in microseconds of the destination's clock.
+    pub us: u64,
+}
+
 impl Stamped {
     /// Reads one line.
     ///
@@ -228,6 +239,13 @@ mod tests {
             (
                 r#"{"event":"device-reset","done":true}"#,
                 Event::DeviceReset { done: true },
+            ),
+            (
+                r#"{"event":"device-rebuilt","commands":70,"us":9}"#,
+                Event::DeviceRebuilt(Rebuilt {
+                    commands: 70,
+                    us: 9,
+                }),
             ),
             (
                 r#"{"event":"mismatch","gfn":291}"#,

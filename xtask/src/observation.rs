@@ -1,6 +1,6 @@
 //! What was seen of one machine: its events, its guest's ledger, its end.
 
-use crate::events::{Event, Migrated, Round, Stamped};
+use crate::events::{Event, Migrated, Rebuilt, Round, Stamped};
 use crate::exits::Period;
 use crate::ledger::{Account, Line, LostPage};
 use std::collections::BTreeSet;
@@ -91,6 +91,8 @@ pub struct Observation {
     pub dma_faults: u64,
     /// How often the device was reset on behalf of the guest.
     pub device_resets: u64,
+    /// How the passthrough device was made like the source's.
+    pub device_rebuilt: Option<Rebuilt>,
     /// Pages that the guest mapped for its device here and that were refused.
     pub mappings_refused: u64,
     /// Interrupt requests that the remapping hardware refused.
@@ -160,6 +162,7 @@ impl Observation {
                 self.guest_exit_way = way;
             }
             Event::DeviceReset { done } => self.device_resets += u64::from(done),
+            Event::DeviceRebuilt(rebuilt) => self.device_rebuilt = Some(rebuilt),
             Event::Cue | Event::Unknown => {}
         }
     }

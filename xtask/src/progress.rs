@@ -80,6 +80,7 @@ fn describe(event: &Event) -> Option<String> {
         Event::Iommu { .. }
         | Event::DmaFault { .. }
         | Event::DeviceReset { .. }
+        | Event::DeviceRebuilt(_)
         | Event::RefusedMapping { .. }
         | Event::InterruptFault { .. }
         | Event::StrayInterrupt { .. }

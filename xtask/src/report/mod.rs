@@ -6,7 +6,7 @@ mod table;
 pub use logs::logs_of;
 pub(crate) use table::{Row, grouped, ms, row};
 
-use crate::events::Migrated;
+use crate::events::{Migrated, Rebuilt};
 use crate::exits::ExitRates;
 use crate::ledger::LostPage;
 use crate::linux::Figures;
@@ -46,6 +46,9 @@ pub struct Report {
     pub downtime_us: u64,
     /// What the downtime went into.
     pub downtime: Downtime,
+    /// How the passthrough device was made like the source's, if it is one that is: part
+    /// of `downtime.ack_us`, but on the destination's clock.
+    pub device_rebuilt: Option<Rebuilt>,
     /// The kind of remapping unit.
     pub iommu: String,
     /// What counted on the source as evidence that a device wrote a page.
@@ -134,6 +137,7 @@ impl Report {
                 state_us: figures.state_us,
                 ack_us: figures.ack_us,
             },
+            device_rebuilt: outcome.destination.device_rebuilt,
             iommu: run.iommu.name(),
             dirty_mode,
             dirty_reason,

@@ -1,6 +1,7 @@
 //! The table for people.
 
 use super::{Report, SHOWN};
+use crate::events::Rebuilt;
 use crate::units::human_bytes;
 use std::fmt;
 
@@ -33,6 +34,13 @@ impl fmt::Display for Report {
         // A run that never got as far as a round has nothing to tell in figures.
         if self.rounds > 0 {
             write_rows(f, &self.migration_rows())?;
+        }
+        if let Some(Rebuilt { commands, us }) = self.device_rebuilt {
+            let how = format!(
+                "ms of the acknowledgement, by {} commands",
+                grouped(commands)
+            );
+            writeln!(f, "{}", row("device rebuilt", ms(us), how))?;
         }
         match &self.guest {
             Some(guest) => write_rows(f, &guest.rows())?,

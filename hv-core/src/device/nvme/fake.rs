@@ -91,6 +91,8 @@ pub(super) struct Controller {
     pub(super) features: Vec<[u32; 6]>,
     /// Host Behavior Support, the beginning of it.
     pub(super) behavior: [u64; 8],
+    /// How many commands were completed.
+    pub(super) completed: u64,
     /// I/O commands carried out: queue and id.
     pub(super) done: Vec<(usize, u16)>,
     /// Commands are left where they are.
@@ -222,6 +224,7 @@ impl Controller {
 
     /// Completes a command that was taken from queue `number`.
     pub(super) fn complete(&mut self, number: usize, id: u16, status: u16) {
+        self.completed += 1;
         let target = self.submission[number].target;
         let queue = &mut self.completion[target];
         let next = (queue.next + 1) % queue.entries;

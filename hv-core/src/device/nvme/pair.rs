@@ -1,5 +1,6 @@
 //! A pair of rings that are turned by whoever rebuilds a controller.
 
+use super::NvmeError;
 use super::command::{Command, Completion};
 use super::state::CompletionQueue;
 use crate::memory::Frame;
@@ -15,6 +16,8 @@ pub(super) struct Pair<'a> {
     pub(super) completion: usize,
     pub(super) submission_entries: u32,
     pub(super) tail: u32,
+    /// How far the controller has read, as its last completion said.
+    pub(super) head: u32,
     /// The completion queue as it will be: its size is used.
     pub(super) shape: CompletionQueue,
     /// How many completions came.
@@ -47,10 +50,21 @@ impl Pair<'_> {
         }
     }
 
-    /// Puts a command behind the last one.
-    pub(super) fn put(&mut self, command: Command) {
+    /// How many commands can be put. A command that no completion tells of may not have
+    /// been read, whatever became of those before it: with one too many the queue is
+    /// empty to the controller, and all that is in it is lost.
+    pub(super) fn room(&self) -> u32 {
+        (self.head + self.submission_entries - 1 - self.tail) % self.submission_entries
+    }
+
+    /// Puts a command behind the last one, if there is room.
+    pub(super) fn put(&mut self, command: Command) -> Result<(), NvmeError> {
+        if self.room() == 0 {
+            return Err(NvmeError::ImpossibleState);
+        }
         let at = self.tail as usize * size_of::<Command>() % PAGE;
         self.submission_page.write_bytes(at, command.as_bytes());
         self.tail = (self.tail + 1) % self.submission_entries;
+        Ok(())
     }
 }

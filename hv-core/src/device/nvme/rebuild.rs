@@ -22,7 +22,9 @@ use super::command::{Command, Completion, FLUSH, admin, feature};
 use super::pair::Pair;
 use super::register::{ACQ, AQA, ASQ, CC, CSTS, DOORBELLS, capabilities, configuration, status};
 use super::shadow::Shadow;
-use super::state::{CompletionQueue, MAX_FEATURES, MAX_QUEUES, NvmeState, SubmissionQueue};
+use super::state::{
+    CompletionQueue, MAX_EVENTS, MAX_FEATURES, MAX_QUEUES, NvmeState, SubmissionQueue,
+};
 use super::{Nvme, NvmeError};
 use crate::memory::Frame;
 use crate::mmio::Mmio;
@@ -30,10 +32,11 @@ use zerocopy::{FromZeros, IntoBytes};
 
 /// How many pages of the hypervisor the rings are replaced by.
 pub const SCRATCH_PAGES: usize = 4;
-/// How many commands are under way at a time: not more than fit a page.
-const BATCH: u32 = 32;
+/// How many commands are under way at a time: as many as fit a page. What takes long is
+/// less a command than the way to the controller and back.
+const BATCH: u32 = 64;
 /// As many admin commands as rebuilding takes at the most, but for turning.
-const REBUILDING: u64 = (MAX_FEATURES + 4 * MAX_QUEUES) as u64;
+const REBUILDING: u64 = (MAX_FEATURES + 4 * MAX_QUEUES + MAX_EVENTS) as u64;
 
 /// Pages of the hypervisor that the device reaches in the place of the rings (see
 /// [`NvmeState::rings`]), and which are nobody else's. All pages of a ring are the
@@ -46,13 +49,14 @@ pub struct Scratch<'a> {
 impl<R: Mmio> Nvme<R> {
     /// Makes the controller one in `state`. The device reaches `scratch` and nothing
     /// else, and its interrupts go nowhere. `relax` is called while waiting; it says
-    /// whether to wait on.
+    /// whether to wait on. Returns how many commands it took: up to two laps of every
+    /// completion queue.
     pub fn restore(
         &mut self,
         state: &NvmeState,
         scratch: &Scratch<'_>,
         relax: &mut dyn FnMut() -> bool,
-    ) -> Result<(), NvmeError> {
+    ) -> Result<u64, NvmeError> {
         self.check(state)?;
         let builder = Builder {
             registers: &self.registers,
@@ -61,11 +65,12 @@ impl<R: Mmio> Nvme<R> {
             scratch,
         };
         builder.start(relax)?;
-        if state.is_enabled() {
-            builder.build(relax)?;
-        }
+        let commands = match state.is_enabled() {
+            true => builder.build(relax)?,
+            false => 0,
+        };
         self.shadow = Shadow::of(state);
-        Ok(())
+        Ok(commands)
     }
 }
 
@@ -108,8 +113,10 @@ impl<R: Mmio> Builder<'_, R> {
         Ok(())
     }
 
-    fn build(&self, relax: &mut dyn FnMut() -> bool) -> Result<(), NvmeError> {
+    /// All queues, each where the guest's is; how many commands that took.
+    fn build(&self, relax: &mut dyn FnMut() -> bool) -> Result<u64, NvmeError> {
         let mut admin = self.admin_pair()?;
+        let mut turned = 0;
         for feature in self.state.features() {
             self.command(&mut admin, feature.into(), relax)?;
         }
@@ -118,25 +125,28 @@ impl<R: Mmio> Builder<'_, R> {
         }
         for number in 1..MAX_QUEUES {
             if self.state.completion[number].exists() {
-                self.build_queues(&mut admin, number, relax)?;
+                turned += self.build_queues(&mut admin, number, relax)?;
             }
-        }
-        for id in self.state.events() {
-            let request = Command {
-                id: *id,
-                ..Command::new(admin::EVENT_REQUEST, [0; 6])
-            };
-            admin.put(request);
-            self.ring(&admin);
         }
         let harmless = Command::new(
             admin::GET_FEATURES,
             [feature::NUMBER_OF_QUEUES.into(), 0, 0, 0, 0, 0],
         );
+        for id in self.state.events() {
+            let request = Command {
+                id: *id,
+                ..Command::new(admin::EVENT_REQUEST, [0; 6])
+            };
+            admin.put(request)?;
+            self.ring(&admin);
+            // Nothing completes it: that it was read is known from one behind it.
+            self.turn(&mut admin, harmless, 1, relax)?;
+        }
         let left = (admin.limit + u64::from(self.state.completion[0].waiting))
             .checked_sub(admin.seen)
             .ok_or(NvmeError::ImpossibleState)?;
-        self.turn(&mut admin, harmless, left, relax)
+        self.turn(&mut admin, harmless, left, relax)?;
+        Ok(turned + admin.seen)
     }
 
     /// The data of this feature is put where a ring will be.
@@ -174,13 +184,14 @@ impl<R: Mmio> Builder<'_, R> {
         Ok(self.pair((0, &submission), 0, total))
     }
 
-    /// Makes completion queue `number` and those that feed it, and turns them.
+    /// Makes completion queue `number` and those that feed it, and turns them; by how
+    /// many commands.
     fn build_queues(
         &self,
         admin: &mut Pair<'_>,
         number: usize,
         relax: &mut dyn FnMut() -> bool,
-    ) -> Result<(), NvmeError> {
+    ) -> Result<u64, NvmeError> {
         let completion = &self.state.completion[number];
         self.command(admin, create_completion(number, completion), relax)?;
         let turns = || {
@@ -202,7 +213,7 @@ impl<R: Mmio> Builder<'_, R> {
         let mut feeding = self.state.feeding(number);
         let Some(first) = feeding.next() else {
             // It was never used.
-            return Ok(());
+            return Ok(0);
         };
         let mut rings = self.pair(first, number, before + fed);
         if before > 0 {
@@ -216,10 +227,10 @@ impl<R: Mmio> Builder<'_, R> {
             self.command(admin, create_submission(queue), relax)?;
             rings.submission = queue.0;
             rings.submission_entries = queue.1.entries;
-            rings.tail = 0;
+            (rings.tail, rings.head) = (0, 0);
             self.turn(&mut rings, flush, queue.1.tail.into(), relax)?;
         }
-        Ok(())
+        Ok(rings.seen)
     }
 
     /// Rings at their beginning, for `total` completions.
@@ -238,6 +249,7 @@ impl<R: Mmio> Builder<'_, R> {
             completion,
             submission_entries: submission.entries,
             tail: 0,
+            head: 0,
             shape,
             seen: 0,
             limit: total.saturating_sub(shape.waiting.into()),
@@ -254,7 +266,7 @@ impl<R: Mmio> Builder<'_, R> {
     ) -> Result<(), NvmeError> {
         let opcode = command.opcode;
         rings.forget(1);
-        rings.put(command);
+        rings.put(command)?;
         self.ring(rings);
         let completion = self.next(rings, relax)?;
         self.acknowledge(rings);
@@ -278,10 +290,10 @@ impl<R: Mmio> Builder<'_, R> {
         let mut left = count;
         while left > 0 {
             let unacknowledged = (rings.seen - rings.acknowledged) as u32;
-            let room = (rings.shape.entries - 1).saturating_sub(unacknowledged);
+            let places = (rings.shape.entries - 1).saturating_sub(unacknowledged);
             let batch = BATCH
-                .min(rings.submission_entries - 1)
-                .min(room)
+                .min(rings.room())
+                .min(places)
                 .min(u32::try_from(left).unwrap_or(BATCH));
             if batch == 0 {
                 return Err(NvmeError::ImpossibleState);
@@ -289,7 +301,7 @@ impl<R: Mmio> Builder<'_, R> {
             rings.forget(batch);
             for id in 0..batch {
                 let id = FIRST_ID + id as u16;
-                rings.put(Command { id, ..command });
+                rings.put(Command { id, ..command })?;
             }
             self.ring(rings);
             for _ in 0..batch {
@@ -322,6 +334,7 @@ impl<R: Mmio> Builder<'_, R> {
                 .read_bytes(at, completion.as_mut_bytes());
             if completion.phase() == rings.phase(rings.seen) {
                 rings.seen += 1;
+                rings.head = completion.submission_head.into();
                 return Ok(completion);
             }
             if !relax() {

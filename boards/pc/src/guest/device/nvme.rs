@@ -2,6 +2,7 @@
 //! in another controller to where they are in this one.
 
 use super::{Lender, VectorList};
+use crate::events;
 use crate::guest::build::BuildError;
 use crate::guest::{get, put};
 use crate::host::Host;
@@ -19,17 +20,15 @@ use hv_core::{Gpa, Hpa};
 use iommu::space::SpaceError;
 use iommu::unit::UnitError;
 use iommu::{Iova, IovaRange};
-use log::{error, warn};
+use log::{error, info};
 use migration::VmError;
 use strandline_rt::cpu;
 use strandline_rt::pci::MsixPlace;
 use strandline_rt::physical::{IdentityMemory, MmioWindow};
 
-/// How long one attempt at rebuilding may take, in microseconds.
-const PATIENCE_US: u64 = 600_000;
-/// How often it is attempted, each time from a reset controller: QEMU's was seen not to
-/// complete a command now and then. The source waits longer than all of them take.
-const ATTEMPTS: usize = 3;
+/// How long rebuilding may take, in microseconds: a queue may need thousands of commands.
+/// The source waits longer ([`crate::image`]).
+const PATIENCE_US: u64 = 2_000_000;
 
 /// A controller that is the guest's.
 pub(super) struct AssignedNvme<'m> {
@@ -184,25 +183,21 @@ impl<'m> AssignedNvme<'m> {
         };
         messages(true)?;
         function.enable(&host.config, true);
-        let mut attempt = || {
-            let until = host.clock.now_us().saturating_add(PATIENCE_US);
-            self.nvme.restore(state, scratch, &mut || {
-                cpu::pause();
-                host.clock.now_us() < until
-            })
-        };
-        let mut more = 1..ATTEMPTS;
-        let result = loop {
-            match attempt() {
-                Err(error @ NvmeError::Stuck) if more.next().is_some() => {
-                    warn!("{error}; it is rebuilt once more");
-                }
-                result => break result,
-            }
-        };
+        let began = host.clock.now_us();
+        let result = self.nvme.restore(state, scratch, &mut || {
+            cpu::pause();
+            host.clock.now_us().saturating_sub(began) < PATIENCE_US
+        });
+        let us = host.clock.now_us().saturating_sub(began);
         function.enable(&host.config, false);
         messages(false)?;
-        result
+        let commands = result?;
+        info!("device: rebuilt by {commands} commands in {us} us");
+        events::emit(
+            "device-rebuilt",
+            &[("commands", commands.into()), ("us", us.into())],
+        );
+        Ok(())
     }
 
     fn scratch_for(&self, ring: RingPages) -> Result<(IovaRange, Hpa), SpaceError> {
