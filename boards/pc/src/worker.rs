@@ -2,16 +2,18 @@
 //!
 //! ```text
 //!   boot CPU                            worker
-//!   send: order in the slot, ORDERED,   halted until an interrupt
-//!         interrupt          -------->  ORDERED: run the guest until it exits
-//!   take: slot free again    <--------  return in the slot, RETURNED, interrupt
+//!   send: order in the slot,            halted until an interrupt
+//!         interrupt          -------->  run the guest until it exits
+//!   take: slot free again    <--------  return in the slot, interrupt
 //! ```
 //!
-//! The slot belongs to the boot CPU unless it is ORDERED; the turn is written after
-//! the slot and read before it. An interrupt without news wakes either for nothing.
+//! Whose the slot is, and how the worker is called back, is in [`turn`]. An interrupt
+//! without news wakes either for nothing.
+
+mod turn;
 
 use crate::vectors;
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 use hv_core::svm::IdleVcpu;
 use hv_core::vcpu::Vcpu;
 use hv_core::vm::{Order, Return};
@@ -19,13 +21,7 @@ use log::error;
 use spin::{Mutex, Once};
 use strandline_rt::apic::{LocalApic, Mode};
 use strandline_rt::cpu;
-
-/// The slot is empty.
-const FREE: u8 = 0;
-/// It holds an order.
-const ORDERED: u8 = 1;
-/// It holds what came of it.
-const RETURNED: u8 = 2;
+use turn::{Errand, Turn};
 
 /// What is in the slot.
 enum Letter {
@@ -33,7 +29,7 @@ enum Letter {
     Return(Return),
 }
 
-static TURN: AtomicU8 = AtomicU8::new(FREE);
+static TURN: Turn = Turn::new();
 static SLOT: Mutex<Option<Letter>> = Mutex::new(None);
 /// The virtual CPU, until the worker takes it.
 static VCPU: Mutex<Option<IdleVcpu<'static>>> = Mutex::new(None);
@@ -59,9 +55,14 @@ pub fn main() -> ! {
         cpu::halt_until_interrupt();
     };
     loop {
-        if TURN.load(Ordering::Acquire) != ORDERED {
-            cpu::halt_until_interrupt();
-            continue;
+        match TURN.look() {
+            None => {
+                cpu::halt_until_interrupt();
+                continue;
+            }
+            Some(Errand::Run) => {}
+            // It ends the entry that is still made: what the entry was asked for is done.
+            Some(Errand::ComeBack) => apic.send_interrupt(apic.id(), vectors::PROCESSOR),
         }
         let letter = SLOT.lock().take();
         if let Some(Letter::Order(order)) = letter {
@@ -70,7 +71,7 @@ pub fn main() -> ! {
             let back = Return { state, entry, exit };
             *SLOT.lock() = Some(Letter::Return(back));
         }
-        TURN.store(RETURNED, Ordering::Release);
+        TURN.done();
         apic.send_interrupt(BOSS.load(Ordering::Relaxed), vectors::PROCESSOR);
     }
 }
@@ -92,25 +93,23 @@ impl<'a> Worker<'a> {
         BOSS.store(apic.id(), Ordering::Relaxed);
         *VCPU.lock() = Some(vcpu);
         let worker = Self { apic, id };
-        worker.call();
+        worker.interrupt();
         Some(worker)
     }
 
     /// Has it run the guest. It has no order yet.
     pub fn send(&self, order: Order) {
         *SLOT.lock() = Some(Letter::Order(order));
-        TURN.store(ORDERED, Ordering::Release);
-        self.call();
+        TURN.give();
+        self.interrupt();
     }
 
     /// What came of the order, when it is done.
     pub fn take(&self) -> Option<Return> {
-        if TURN.load(Ordering::Acquire) != RETURNED {
+        if !TURN.collect() {
             return None;
         }
-        let letter = SLOT.lock().take();
-        TURN.store(FREE, Ordering::Relaxed);
-        match letter {
+        match SLOT.lock().take() {
             Some(Letter::Return(back)) => Some(back),
             _ => None,
         }
@@ -118,6 +117,11 @@ impl<'a> Worker<'a> {
 
     /// Has it leave the guest if it is there.
     pub fn call(&self) {
+        TURN.call();
+        self.interrupt();
+    }
+
+    fn interrupt(&self) {
         self.apic.send_interrupt(self.id, vectors::PROCESSOR);
     }
 

@@ -4,6 +4,9 @@ use super::{HarvestCost, Record, Written, written};
 use serde::Serialize;
 use std::fmt;
 
+/// The system compared with.
+const LINUX: &str = "Linux VFIO type1";
+
 /// What an operation may cost at the most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Target {
@@ -92,7 +95,7 @@ impl Comparison {
         let written = [
             ("Strandline, mapped writable", &strandline),
             ("Strandline, accessed bit", &first_stage),
-            ("Linux VFIO type1", &linux),
+            (LINUX, &linux),
         ];
         let written = written.map(|(system, records)| Written::among(system, records));
         let is_cost = |record: &Record| record.written.is_none();
@@ -132,6 +135,13 @@ impl Comparison {
             written: written.concat(),
             harvest,
         }
+    }
+
+    /// Whether Strandline reported what a device wrote. What Linux reports is its own
+    /// business.
+    pub fn reports_are_right(&self) -> bool {
+        let mut reports = self.written.iter();
+        reports.all(|report| report.system == LINUX || !report.is_wrong())
     }
 }
 
@@ -291,6 +301,24 @@ mod tests {
         assert_eq!(met("unmap-2048-in-one-call", 10, 600), Some(true));
         assert_eq!(met("unmap-2048-in-one-call", 10, 601), Some(false));
         assert_eq!(met("something", 1, u64::MAX), None);
+    }
+
+    #[test]
+    fn a_report_of_ours_that_lacks_a_page_is_wrong_and_one_of_linux_is_not() {
+        let reported = |bits| {
+            let written = Record {
+                bits,
+                written: Some(8),
+                ..record("written-some-of-64", 64, 64, 0)
+            };
+            vec![written]
+        };
+        let is_right = |ours, linux| {
+            let linux = Some(("6.1".into(), reported(linux)));
+            Comparison::new(reported(ours), reported(ours), linux, None).reports_are_right()
+        };
+        assert!(is_right(8, 64) && is_right(64, 7));
+        assert!(!is_right(7, 8));
     }
 
     #[test]
