@@ -359,7 +359,7 @@ mod tests {
         assert!(!args.contains(&"-initrd".into()), "{args:?}");
         assert!(!args.contains(&"-S".into()), "only the source is debugged");
         assert!(args.contains(&"320M".into()), "{args:?}");
-        assert!(args.contains(&"amd-iommu,pt=off,intremap=off".into()));
+        assert!(args.contains(&"amd-iommu,pt=off,intremap=on".into()));
         assert!(args.contains(&"file:/logs/destination.events".into()));
     }
 }
