@@ -103,6 +103,14 @@ impl<'t> Ivrs<'t> {
         })
     }
 
+    /// Whether it says under which requester ids I/O APICs send interrupts. Without that
+    /// nobody who needs them can have interrupts remapped; QEMU's table says it if the
+    /// unit shall remap any, and no flag does.
+    pub fn names_io_apics(&self) -> bool {
+        let mut entries = self.units().flat_map(|unit| entries(unit.entries));
+        entries.any(|entry| matches!(entry, Entry::IoApic))
+    }
+
     /// The first memory that firmware has `device` go on reaching: with any it cannot be
     /// passed through.
     pub fn reserved_for(&self, device: SourceId) -> Option<ReservedRegion> {
@@ -169,6 +177,7 @@ impl<'t> Ivhd<'t> {
     /// entries for all devices that lists begin with.
     pub fn requester(&self, device: SourceId) -> Option<SourceId> {
         entries(self.entries)
+            .filter_map(Entry::devices)
             .filter(|entry| (entry.first.raw()..=entry.last.raw()).contains(&device.raw()))
             .last()
             .map(|entry| entry.alias.unwrap_or(device))
@@ -215,6 +224,25 @@ struct Devices {
     alias: Option<SourceId>,
 }
 
+/// What a device entry is about (5.2.2.1).
+#[derive(Clone, Copy)]
+enum Entry {
+    Devices(Devices),
+    /// A special device: an I/O APIC.
+    IoApic,
+    /// Padding, other special devices (HPET) and what is yet to come.
+    Other,
+}
+
+impl Entry {
+    fn devices(self) -> Option<Devices> {
+        match self {
+            Self::Devices(devices) => Some(devices),
+            Self::IoApic | Self::Other => None,
+        }
+    }
+}
+
 /// A block, with its header.
 #[derive(Clone, Copy)]
 struct Block<'t> {
@@ -244,9 +272,8 @@ fn first_block(bytes: &[u8]) -> Option<(Block<'_>, &[u8])> {
     (length >= least).then_some((Block { kind, bytes }, rest))
 }
 
-/// The devices that the entry at the start of `bytes` names, if any, and the rest.
-/// `None` if it is cut short.
-fn first_entry(bytes: &[u8]) -> Option<(Option<Devices>, &[u8])> {
+/// The entry at the start of `bytes`, and the rest. `None` if it is cut short.
+fn first_entry(bytes: &[u8]) -> Option<(Entry, &[u8])> {
     /// The types of device entries.
     const ALL: u8 = 1;
     const SELECT: u8 = 2;
@@ -255,7 +282,10 @@ fn first_entry(bytes: &[u8]) -> Option<(Option<Devices>, &[u8])> {
     const ALIAS_RANGE: u8 = 67;
     const EXTENDED_SELECT: u8 = 70;
     const EXTENDED_RANGE: u8 = 71;
+    const SPECIAL: u8 = 72;
     const ACPI_DEVICE: u8 = 240;
+    /// The variety of a special device.
+    const IO_APIC: u8 = 1;
 
     let kind = *bytes.first()?;
     let length = match kind {
@@ -278,10 +308,10 @@ fn first_entry(bytes: &[u8]) -> Option<(Option<Devices>, &[u8])> {
                 last: SourceId::new(u16::MAX),
                 alias: None,
             };
-            Some((Some(devices), rest))
+            Some((Entry::Devices(devices), rest))
         }
-        SELECT | EXTENDED_SELECT | ACPI_DEVICE => Some((Some(one(None)), rest)),
-        ALIAS_SELECT => Some((Some(one(alias(entry))), rest)),
+        SELECT | EXTENDED_SELECT | ACPI_DEVICE => Some((Entry::Devices(one(None)), rest)),
+        ALIAS_SELECT => Some((Entry::Devices(one(alias(entry))), rest)),
         RANGE | EXTENDED_RANGE | ALIAS_RANGE => {
             let (last, rest) = end_of_range(rest)?;
             let devices = Devices {
@@ -289,10 +319,10 @@ fn first_entry(bytes: &[u8]) -> Option<(Option<Devices>, &[u8])> {
                 last,
                 alias: alias(entry).filter(|_| kind == ALIAS_RANGE),
             };
-            Some((Some(devices), rest))
+            Some((Entry::Devices(devices), rest))
         }
-        // Padding, special devices (IOAPIC, HPET) and what is yet to come.
-        _ => Some((None, rest)),
+        SPECIAL if entry.get(7) == Some(&IO_APIC) => Some((Entry::IoApic, rest)),
+        _ => Some((Entry::Other, rest)),
     }
 }
 
@@ -329,11 +359,10 @@ fn blocks(mut rest: &[u8]) -> impl Iterator<Item = Block<'_>> {
     })
 }
 
-fn entries(mut rest: &[u8]) -> impl Iterator<Item = Devices> {
+fn entries(mut rest: &[u8]) -> impl Iterator<Item = Entry> {
     core::iter::from_fn(move || {
-        let (devices, after) = first_entry(rest)?;
+        let (entry, after) = first_entry(rest)?;
         rest = after;
-        Some(devices)
+        Some(entry)
     })
-    .flatten()
 }

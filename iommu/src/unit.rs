@@ -73,6 +73,11 @@ impl InterruptTarget {
     pub fn unremapped(self) -> Result<Msi, UnitError> {
         Msi::fixed(self.apic_id, self.vector).map_err(|_| UnitError::OutOfRange)
     }
+
+    /// The CPU's APIC id for a remapping table of xAPIC mode, which has 8 bits for it.
+    pub(crate) fn xapic_id(self) -> Result<u8, UnitError> {
+        u8::try_from(self.apic_id).map_err(|_| UnitError::OutOfRange)
+    }
 }
 
 /// What an invalidation drops.

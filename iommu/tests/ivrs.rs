@@ -73,6 +73,7 @@ fn read_all(ivrs: &Ivrs<'_>) -> usize {
     let known = ivrs
         .units()
         .filter(|unit| unit.requester(SourceId::new(0x18)).is_some());
+    let _ = ivrs.names_io_apics();
     known.count() + ivrs.reserved_regions().count()
 }
 
@@ -132,6 +133,22 @@ fn of_several_descriptions_of_one_unit_the_highest_type_counts() {
     assert_eq!(find(&bytes, 0x10), Some((0x3000, 0x10)));
     assert_eq!(find(&bytes, 0x18), Some((0x4000, 0x18)));
     assert_eq!(find(&bytes, 0x20), None, "the fullest names it not");
+}
+
+#[test]
+fn an_io_apic_is_a_special_device_of_its_variety_in_the_description_that_counts() {
+    let special = |variety| [72, 0, 0, 0, 0, 0xa0, 0, variety];
+    let names = |entries: &[u8]| {
+        let old = ivhd(0x10, 2, 0x1000, &special(1));
+        let bytes = table(&[old, ivhd(0x11, 2, 0x1000, entries)].concat());
+        Ivrs::parse(&bytes).unwrap().names_io_apics()
+    };
+    assert!(names(
+        &[entry(1, 0).as_slice(), &special(2), &special(1)].concat()
+    ));
+    assert!(!names(&[entry(1, 0).as_slice(), &special(2)].concat()));
+    assert!(!names(&alias(66, 1, 1)));
+    assert!(!names(&[]));
 }
 
 #[test]

@@ -21,9 +21,8 @@ impl Iommu {
             Self::Vtd => "intel-iommu,intremap=on",
             // First-stage tables have four levels, so need all 48 address bits.
             Self::VtdFs => "intel-iommu,intremap=on,x-scalable-mode=on,x-flts=on,aw-bits=48",
-            // Without pt=off QEMU 10.0 leaves devices untranslated, and its
-            // interrupt remapping does not work for the IOAPIC.
-            Self::Amd => "amd-iommu,pt=off,intremap=off",
+            // Without pt=off QEMU 10.0 leaves devices untranslated.
+            Self::Amd => "amd-iommu,pt=off,intremap=on",
         }
     }
 

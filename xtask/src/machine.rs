@@ -16,6 +16,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 /// ended well.
 pub const SUCCESS_CODE: i32 = 0x10;
 
+/// The CPUs, as QEMU names them.
+const CPU: &str = "EPYC-v4,+svm,+npt,+x2apic";
+
 /// The size of the shared memory that joins the two machines.
 pub const LINK_SIZE: Size = Size::mib(4);
 
@@ -56,6 +59,8 @@ pub struct Config<'r> {
     pub memory: Size,
     /// The guest's CPUs; the machine has as many.
     pub vcpus: u32,
+    /// A feature that its CPUs lack, by QEMU's name for it.
+    pub lacks: Option<&'r str>,
     /// The remapping unit.
     pub iommu: Iommu,
     /// The file that backs the link.
@@ -225,7 +230,7 @@ pub(crate) fn bare(qemu: &Path, vcpus: u32, in_real_time: bool) -> Command {
     let mut command = Command::new(qemu);
     command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
     command.args(["-no-reboot", "-machine", "q35", "-accel", "tcg"]);
-    command.args(["-cpu", "EPYC-v4,+svm,+npt,+x2apic"]);
+    command.args(["-cpu", CPU]);
     command.args(["-smp", &vcpus.to_string()]);
     let sleep = if in_real_time { "on" } else { "off" };
     command.args(["-icount", &format!("shift=0,sleep={sleep}")]);
@@ -236,6 +241,10 @@ pub(crate) fn bare(qemu: &Path, vcpus: u32, in_real_time: bool) -> Command {
 
 fn command_line(config: &Config<'_>, files: &Files) -> Command {
     let mut command = bare(config.qemu, config.vcpus, config.sockets.is_some());
+    if let Some(feature) = config.lacks {
+        // The last one counts.
+        command.args(["-cpu", &format!("{CPU},-{feature}")]);
+    }
     if let (Some(port), Role::Source) = (config.gdb, config.role) {
         command.args(["-S", "-gdb", &format!("tcp:127.0.0.1:{port}")]);
     }
@@ -347,6 +356,7 @@ mod tests {
             options: "role=destination".into(),
             memory: Size::mib(64),
             vcpus: 1,
+            lacks: Some("sha-ni"),
             iommu: Iommu::Amd,
             link: "/link".into(),
             disk: None,
@@ -359,7 +369,8 @@ mod tests {
         assert!(!args.contains(&"-initrd".into()), "{args:?}");
         assert!(!args.contains(&"-S".into()), "only the source is debugged");
         assert!(args.contains(&"320M".into()), "{args:?}");
-        assert!(args.contains(&"amd-iommu,pt=off,intremap=off".into()));
+        assert!(args.contains(&format!("{CPU},-sha-ni").into()), "{args:?}");
+        assert!(args.contains(&"amd-iommu,pt=off,intremap=on".into()));
         assert!(args.contains(&"file:/logs/destination.events".into()));
     }
 }

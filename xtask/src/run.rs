@@ -50,6 +50,8 @@ pub struct Run {
     pub vcpus: u32,
     /// What the destination is told the guest's memory is, if something else.
     pub destination_memory: Option<Size>,
+    /// A feature that the destination's CPUs lack, by QEMU's name for it.
+    pub destination_lacks: Option<&'static str>,
     /// The remapping unit of both machines.
     pub iommu: Iommu,
     /// The IOMMU that the guest is given.
@@ -95,6 +97,7 @@ impl Run {
             memory: Size::mib(64),
             vcpus: 1,
             destination_memory: None,
+            destination_lacks: None,
             iommu: Iommu::default(),
             viommu: Viommu::default(),
             interrupt_remapping: true,

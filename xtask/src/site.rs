@@ -55,6 +55,7 @@ impl<'r> Site<'r> {
             options: run.options(role),
             memory: run.memory,
             vcpus: run.vcpus,
+            lacks: run.destination_lacks.filter(|_| role == Role::Destination),
             iommu: run.iommu,
             link: self.link.path(),
             disk: self.disk.as_ref().map(|disk| disk.0.path().to_owned()),

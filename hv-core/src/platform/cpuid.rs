@@ -4,6 +4,7 @@ use super::policy::OFFERS;
 use crate::vcpu::VcpuState;
 use crate::vcpu::gpr::{RAX, RBX, RCX, RDX};
 use raw_cpuid::CpuIdResult;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Executes CPUID on the host with a leaf and a subleaf.
 pub type HostCpuid = fn(u32, u32) -> CpuIdResult;
@@ -27,6 +28,43 @@ pub struct Topology {
     pub id: u32,
     /// How many there are, at least 1.
     pub count: u32,
+}
+
+/// The leaves whose answers a guest may rely on for as long as it runs: all that come
+/// from the host.
+fn leaves() -> impl Iterator<Item = u32> {
+    let offered = OFFERS.iter().map(|offer| offer.leaf);
+    [0, 0x8000_0000].into_iter().chain(offered)
+}
+
+/// What a guest was told of its CPUs. It never asks again, so a machine that would
+/// answer otherwise must not go on with it. The layout is fixed: these bytes migrate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CpuidState {
+    /// EAX, EBX, ECX and EDX of each leaf.
+    answers: [[u32; 4]; OFFERS.len() + 2],
+}
+
+impl CpuidState {
+    /// What a guest is told on this host.
+    pub fn of(host: HostCpuid) -> Self {
+        let mut answers = [[0; 4]; OFFERS.len() + 2];
+        let alone = Topology { id: 0, count: 1 };
+        for (place, leaf) in answers.iter_mut().zip(leaves()) {
+            let answer = answer(leaf, 0, alone, host);
+            *place = [answer.eax, answer.ebx, answer.ecx, answer.edx];
+        }
+        Self { answers }
+    }
+
+    /// The first leaf that `other` has another answer to.
+    pub fn difference(&self, other: &Self) -> Option<u32> {
+        let pairs = self.answers.iter().zip(&other.answers);
+        let mut leaves = pairs.zip(leaves());
+        let found = leaves.find(|((ours, theirs), _)| ours != theirs);
+        found.map(|(_, leaf)| leaf)
+    }
 }
 
 /// Carries out CPUID for the guest.
@@ -148,6 +186,23 @@ mod tests {
             answer(SIGNATURE_LEAF, 0, ONE, all).ebx.to_le_bytes(),
             *b"Stra"
         );
+    }
+
+    #[test]
+    fn a_host_that_answers_otherwise_is_found_by_the_leaf() {
+        let here = CpuidState::of(all);
+        assert_eq!(here.difference(&CpuidState::of(all)), None);
+        let without_sha = |leaf, subleaf| CpuIdResult {
+            ebx: if leaf == 7 { !(1 << 29) } else { u32::MAX },
+            ..all(leaf, subleaf)
+        };
+        assert_eq!(here.difference(&CpuidState::of(without_sha)), Some(7));
+        let more_than_offered = |leaf, subleaf| CpuIdResult {
+            ebx: if leaf == 7 { !(1 << 16) } else { u32::MAX },
+            ..all(leaf, subleaf)
+        };
+        let hidden = CpuidState::of(more_than_offered);
+        assert_eq!(here.difference(&hidden), None, "AVX-512 is not offered");
     }
 
     #[test]

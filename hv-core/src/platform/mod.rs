@@ -34,7 +34,7 @@ pub mod uart;
 
 use crate::vcpu::IoAccess;
 use apic::{Message, Msi, Request};
-use cpuid::HostCpuid;
+use cpuid::{CpuidState, HostCpuid};
 use heapless::Deque;
 use ioapic::IoApic;
 use msr::Refused;
@@ -113,6 +113,8 @@ pub struct PlatformState {
     pub rtc: rtc::RtcState,
     /// The guest's time.
     pub timeline: time::TimelineState,
+    /// What it knows of its CPUs.
+    pub cpuid: CpuidState,
 }
 
 /// Why device state from outside is refused.
@@ -127,9 +129,17 @@ pub enum PlatformError {
     /// The interval timer cannot be in that state.
     #[error("the interval timer's state is not one it can have")]
     Pit,
-    /// Time cannot pass like that.
-    #[error("the rate of the guest's time is not one it can have")]
+    /// The guest's time goes by a counter of another rate.
+    #[error("the guest's time stamp counter has another rate than this machine's")]
     Timeline,
+    /// The CPUs here are others than the guest knows.
+    #[error(
+        "the guest knows its CPUs by another answer to CPUID leaf {leaf:#x} than this machine gives"
+    )]
+    Cpuid {
+        /// The first leaf that differs.
+        leaf: u32,
+    },
     /// The serial port cannot be in that state.
     #[error("the serial port's state is not one it can have")]
     Uart,
@@ -315,14 +325,21 @@ impl Platform {
             uart: self.uart.save(),
             rtc: self.rtc.save(),
             timeline: self.timeline.save(),
+            cpuid: CpuidState::of(self.host_cpuid),
         }
     }
 
     /// Takes over a state that came from outside. On an error nothing changes.
     pub fn restore(&mut self, state: &PlatformState) -> Result<(), PlatformError> {
+        if let Some(leaf) = CpuidState::of(self.host_cpuid).difference(&state.cpuid) {
+            return Err(PlatformError::Cpuid { leaf });
+        }
         let ioapic = IoApic::restored(&state.ioapic).ok_or(PlatformError::IoApic)?;
         let pit = Pit::restored(&state.pit).ok_or(PlatformError::Pit)?;
-        let timeline = Timeline::restored(&state.timeline).ok_or(PlatformError::Timeline)?;
+        let timeline = self
+            .timeline
+            .restored(&state.timeline)
+            .ok_or(PlatformError::Timeline)?;
         let uart = Uart::restored(&state.uart).ok_or(PlatformError::Uart)?;
         if !self.pci.restore(&state.pci) {
             return Err(PlatformError::Pci);

@@ -63,9 +63,14 @@ const EXTENDED_ECX: u32 = 1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
 const EXTENDED_EDX: u32 =
     (LEAF_1_EDX & 0x0183_f3ff) | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 26 | 1 << 29;
 
+/// Leaf 8000_0007h EDX: the time stamp counters run at one rate, and never stop. Those of
+/// a guest's CPUs are as far ahead of the host's as one another, and stay so when it
+/// moves.
+const INVARIANT_TSC: u32 = 1 << 8;
+
 /// The leaves of CPUID; those that are not listed read as zero, but for the largest
 /// leaf, the hypervisor's signature, and what tells one CPU of a guest from another.
-pub(super) const OFFERS: [Offer; 9] = [
+pub(super) const OFFERS: [Offer; 10] = [
     offer(1, [u32::MAX, 0x0000_ff00, LEAF_1_ECX, LEAF_1_EDX]),
     offer(7, [0, LEAF_7_EBX, 0, 0]),
     offer(0x8000_0001, [u32::MAX, 0, EXTENDED_ECX, EXTENDED_EDX]),
@@ -74,6 +79,7 @@ pub(super) const OFFERS: [Offer; 9] = [
     whole(0x8000_0004),
     whole(0x8000_0005),
     whole(0x8000_0006),
+    offer(0x8000_0007, [0, 0, 0, INVARIANT_TSC]),
     offer(0x8000_0008, [0xffff, 0, 0, 0]),
 ];
 
@@ -114,9 +120,10 @@ pub(super) const MSRS: [(RangeInclusive<u32>, Msr); 14] = [
     one(0x2ff, Msr::Constant(1 << 11 | 6)),
     (0x800..=0x8ff, Msr::X2Apic),
     one(0xc000_0080, Msr::Efer),
-    // SYSCFG, HWCR, NB_CFG: read by kernels before they ask whether they exist.
+    // SYSCFG, HWCR, NB_CFG: read by kernels before they ask whether they exist. HWCR has
+    // TscFreqSel: the counter's rate does not follow the power states.
     one(0xc001_0010, Msr::Constant(0)),
-    one(0xc001_0015, Msr::Constant(0)),
+    one(0xc001_0015, Msr::Constant(1 << 24)),
     one(0xc001_001f, Msr::Constant(0)),
 ];
 

@@ -9,6 +9,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Rates of the counter that are believable, in Hz.
 const RATES: core::ops::RangeInclusive<u64> = 1_000_000..=100_000_000_000;
 
+/// How far the rates of two machines' counters may be apart: a part in so many. Each
+/// measured its own, and a guest corrects as much as this by itself (500 parts in a
+/// million, as far as NTP goes).
+const TOLERANCE: u64 = 2000;
+
 /// Nanoseconds since the guest started.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Time(u64);
@@ -76,9 +81,12 @@ impl Timeline {
         self.0
     }
 
-    /// A time line in a state from outside, unless it is impossible.
-    pub fn restored(state: &TimelineState) -> Option<Self> {
-        RATES.contains(&state.tsc_hz).then_some(Self(*state))
+    /// A time line in a state from outside, on the machine of this one, unless it is
+    /// impossible. Nothing here scales a counter, so the rates must be alike.
+    pub fn restored(&self, state: &TimelineState) -> Option<Self> {
+        let apart = state.tsc_hz.abs_diff(self.0.tsc_hz);
+        let is_alike = apart <= self.0.tsc_hz / TOLERANCE;
+        is_alike.then_some(Self(*state))
     }
 }
 
@@ -98,10 +106,19 @@ mod tests {
     #[test]
     fn rates_and_times_have_limits() {
         assert_eq!(Timeline::new(0).at(u64::MAX).ns(), u64::MAX);
-        let mut state = Timeline::new(1_000_000_000).save();
-        assert!(Timeline::restored(&state).is_some());
-        state.tsc_hz = 0;
-        assert!(Timeline::restored(&state).is_none());
+    }
+
+    #[test]
+    fn a_time_line_goes_on_only_by_a_counter_of_its_own_rate() {
+        let here = Timeline::new(1_000_000_000);
+        let goes_on = |tsc_hz| {
+            let state = TimelineState { tsc_hz, origin: 7 };
+            here.restored(&state) == Some(Timeline(state))
+        };
+        assert!(goes_on(1_000_000_000) && goes_on(999_500_000) && goes_on(1_000_500_000));
+        for other in [0, 999_499_999, 1_000_500_001, 2_000_000_000, u64::MAX] {
+            assert!(!goes_on(other), "{other}");
+        }
     }
 
     #[test]

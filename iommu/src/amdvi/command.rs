@@ -51,6 +51,11 @@ pub enum Command {
         /// Which pages.
         block: PageBlock,
     },
+    /// INVALIDATE_INTERRUPT_TABLE (2.4.5): forgets a device's interrupt remapping table.
+    InterruptTable {
+        /// DeviceID, bits 15:0.
+        device: SourceId,
+    },
     /// INVALIDATE_IOMMU_ALL (2.4.8): forgets everything. Needs
     /// [`Features::INVALIDATE_ALL`](super::Features::INVALIDATE_ALL).
     All,
@@ -65,6 +70,7 @@ const COMPLETION_WAIT: u64 = 1;
 const INVALIDATE_DEVTAB_ENTRY: u64 = 2;
 const INVALIDATE_IOMMU_PAGES: u64 = 3;
 const INVALIDATE_IOTLB_PAGES: u64 = 4;
+const INVALIDATE_INTERRUPT_TABLE: u64 = 5;
 const INVALIDATE_IOMMU_ALL: u64 = 8;
 
 impl Command {
@@ -104,6 +110,10 @@ impl Command {
                     | put(id, 0, 16);
                 join(first, block.encode())
             }
+            Self::InterruptTable { device } => join(
+                put(INVALIDATE_INTERRUPT_TABLE, 60, 4) | put(device.raw() as u64, 0, 16),
+                0,
+            ),
             Self::All => join(put(INVALIDATE_IOMMU_ALL, 60, 4), 0),
         }
     }
@@ -131,6 +141,9 @@ impl Command {
                 pending: get(first, 24, 8) as u8,
                 block: PageBlock::decode(second),
             }),
+            INVALIDATE_INTERRUPT_TABLE => Some(Self::InterruptTable {
+                device: SourceId::new(get(first, 0, 16) as u16),
+            }),
             INVALIDATE_IOMMU_ALL => Some(Self::All),
             _ => None,
         }
@@ -152,6 +165,10 @@ mod tests {
             device: SourceId::new(0x0118),
         };
         assert_eq!(device.encode(), 0x2000_0000_0000_0118);
+        let interrupts = Command::InterruptTable {
+            device: SourceId::new(0x0118),
+        };
+        assert_eq!(interrupts.encode(), 0x5000_0000_0000_0118);
         assert_eq!(Command::All.encode(), 0x8000_0000_0000_0000);
         let all = Command::Pages {
             domain: 0x55,
@@ -175,7 +192,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn every_command_reads_back(
-            which in 0..6, id: u16, page in 0u64..1 << 52, order in 0u8..=52, data: u64, tables: bool,
+            which in 0..7, id: u16, page in 0u64..1 << 52, order in 0u8..=52, data: u64, tables: bool,
         ) {
             let first = page.checked_shr(order.into()).unwrap_or(0) << order;
             let block = PageBlock { page: first, order };
@@ -189,6 +206,7 @@ mod tests {
                     block,
                 },
                 4 => Command::Fence,
+                5 => Command::InterruptTable { device: SourceId::new(id) },
                 _ => Command::All,
             };
             proptest::prop_assert_eq!(Command::decode(command.encode()), Some(command));

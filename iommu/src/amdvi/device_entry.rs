@@ -1,4 +1,4 @@
-//! The device table entry: one requester id (AMD IOMMU 3.0, 2.2.2.1 "Device Table
+//! The device table entry, its half for DMA: one requester id (AMD IOMMU 3.0, 2.2.2.1 "Device Table
 //! Entry Format").
 //!
 //! ```text
@@ -6,7 +6,7 @@
 //!          | . | IW| IR| guest    | page table root  | Mode | HAD| rsvd| TV| V |
 //! word 1   63                       40 39 38 37   33 32 31   16 15           0
 //!          | guest tables, SysMgt, ... |EX|SD|  ...  | I| guest | domain id  |
-//! word 2   interrupt remapping: IV (bit 0) clear
+//! word 2   interrupts: see DeviceInterrupts
 //! word 3   attribute overrides: none
 //! ```
 //!

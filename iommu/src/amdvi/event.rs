@@ -67,7 +67,7 @@ bitflags! {
     pub struct EventFlags: u16 {
         /// I: it was an interrupt request.
         const INTERRUPT = 1 << 3;
-        /// PR: the entry that refused was present.
+        /// PR: the entry that refused was present, or for an interrupt remaps.
         const PRESENT = 1 << 4;
         /// RW: it was a write; valid for other events about DMA as well.
         const WRITE = 1 << 5;
@@ -146,6 +146,9 @@ impl fmt::Display for Refusal {
             }
             EventCode::PageFault if self.flags.contains(EventFlags::PERMISSION) => {
                 "the device may not do that"
+            }
+            EventCode::PageFault if self.flags.contains(EventFlags::INTERRUPT) => {
+                "the device was granted no such interrupt"
             }
             EventCode::PageFault => "the page is not mapped",
             EventCode::IllegalDeviceEntry => "the device table entry is malformed",

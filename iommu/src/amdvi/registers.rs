@@ -49,6 +49,10 @@ bitflags! {
         const ISOCHRONOUS = 1 << 11;
         /// CmdBufEn: commands are fetched.
         const COMMANDS = 1 << 12;
+        /// GAEn: interrupt remapping table entries have 128 bits.
+        const WIDE_INTERRUPTS = 1 << 17;
+        /// NumIntRemapMode, bits 44:43: a request can name more than 512 entries.
+        const MORE_INTERRUPTS = 0b11 << 43;
     }
 }
 

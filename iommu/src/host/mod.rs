@@ -5,4 +5,6 @@ pub mod any;
 mod device_tlbs;
 mod poll;
 mod ring;
+#[cfg(test)]
+mod testing;
 pub mod vtd;

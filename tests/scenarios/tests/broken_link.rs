@@ -34,3 +34,15 @@ fn the_guest_runs_on_if_the_destination_refuses_it() {
     let outcome = stays_on_source(&run);
     assert!(outcome.destination.refused.is_some(), "no reason was given");
 }
+
+/// The guest asked its CPU what it can do once and for all.
+#[test]
+fn the_guest_runs_on_if_the_destinations_cpu_can_do_less() {
+    let run = Run {
+        destination_lacks: Some("sha-ni"),
+        ..Run::new("destination-lacks")
+    };
+    let outcome = stays_on_source(&run);
+    assert!(outcome.source.switchover);
+    assert!(!outcome.destination.resumed);
+}

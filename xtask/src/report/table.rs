@@ -111,9 +111,12 @@ impl Report {
             row(
                 "interrupt faults",
                 grouped(self.interrupt_faults),
-                match self.interrupts_remapped {
-                    true => "interrupts are remapped",
-                    false => "interrupts are not remapped",
+                match (self.interrupts_remapped, self.dma_faults_reported) {
+                    (true, true) => "interrupts are remapped",
+                    (true, false) => {
+                        "interrupts are remapped; refused ones are not reported by this unit"
+                    }
+                    (false, _) => "interrupts are not remapped",
                 },
             ),
         ]

@@ -16,13 +16,12 @@ pub(super) fn vtd_for<'t>(dmar: &Dmar<'t>, device: SourceId) -> Result<Drhd<'t>,
     dmar.unit_for(SEGMENT, device).ok_or(BuildError::NoUnit)
 }
 
-/// The AMD-Vi unit in `table`, the IVRS table, that translates for `device`, and the
-/// requester id under which it sees the device.
-pub(super) fn amd_vi_for(
-    table: &[u8],
+/// The AMD-Vi unit that translates for `device`, and the requester id under which it
+/// sees the device.
+pub(super) fn amd_vi_for<'t>(
+    ivrs: &Ivrs<'t>,
     device: SourceId,
-) -> Result<(Ivhd<'_>, SourceId), BuildError> {
-    let ivrs = Ivrs::parse(table)?;
+) -> Result<(Ivhd<'t>, SourceId), BuildError> {
     let found = ivrs.unit_for(SEGMENT, device).ok_or(BuildError::NoUnit)?;
     let (_, seen_as) = found;
     for device in [device, seen_as] {
@@ -95,10 +94,11 @@ mod tests {
         ivmd[16..24].copy_from_slice(&0x7000u64.to_le_bytes());
         ivmd[24..].copy_from_slice(&0x2000u64.to_le_bytes());
         let bytes = table(b"IVRS", &[&ivhd, &ivmd]);
+        let ivrs = Ivrs::parse(&bytes).unwrap();
         for device in [DEVICE, OTHER] {
-            let error = amd_vi_for(&bytes, device).err();
+            let error = amd_vi_for(&ivrs, device).err();
             assert_eq!(error, Some(refused(OTHER, 0x7000, 0x8fff)));
         }
-        assert!(amd_vi_for(&bytes, SourceId::new(0x0020)).is_ok());
+        assert!(amd_vi_for(&ivrs, SourceId::new(0x0020)).is_ok());
     }
 }

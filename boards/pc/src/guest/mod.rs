@@ -86,7 +86,7 @@ impl Part {
                 instance: number as u16,
                 ..section(1, 5)
             },
-            Self::Platform => section(4, 2),
+            Self::Platform => section(4, 3),
             Self::Viommu => {
                 let id = match viommu {
                     Kind::Vtd => 2,

@@ -12,6 +12,7 @@ use iommu::dmar::{Dmar, DmarFlags};
 use iommu::host::amdvi::{AmdUnit, Facts};
 use iommu::host::any::AnyUnit;
 use iommu::host::vtd::{Implementation, VtdUnit};
+use iommu::ivrs::Ivrs;
 use iommu::unit::{HostUnit as _, SourceId};
 use log::{info, warn};
 use raw_cpuid::cpuid;
@@ -102,10 +103,12 @@ fn start_amd_vi<'m>(
     frames: &'m IdentityMemory,
     pool: FramePool,
 ) -> Result<Remapper<'m>, BuildError> {
-    let (unit, source_id) = confine::amd_vi_for(host.units.bytes(), device)?;
+    let ivrs = Ivrs::parse(host.units.bytes())?;
+    let (unit, source_id) = confine::amd_vi_for(&ivrs, device)?;
     let facts = Facts {
         flags: unit.flags,
         capability: pci::read_config(&host.config, unit.function.raw(), unit.capability),
+        remaps_interrupts: ivrs.names_io_apics(),
     };
     let registers = registers(unit.registers.raw(), amdvi::registers::WINDOW)?;
     let unit = AmdUnit::start(registers, frames, pool, facts)?;

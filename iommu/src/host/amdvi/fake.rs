@@ -1,18 +1,21 @@
 //! An AMD-Vi unit for tests: registers, command buffer, event log, and caches of
-//! device table entries and translations that hold all they may and drop only
-//! what they are told to.
+//! device table entries, translations and interrupt remapping that hold all they may
+//! and drop only what they are told to.
 //!
 //! Devices with TLBs are behind it too. They keep what they are told, and whenever they
-//! can they ask anew for every page they ever used.
+//! can they ask anew for every page they ever used. All raise anew what they ever did.
+
+mod devices;
 
 use crate::amdvi::event::{EventCode, EventFlags};
 use crate::amdvi::registers::*;
 use crate::amdvi::{Buffer, Command, DeviceEntry, Event, Features};
+use crate::host::testing::read128;
 use crate::unit::SourceId;
 use core::cell::{RefCell, RefMut};
-use core::sync::atomic::Ordering;
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
+use hv_core::platform::apic::Msi;
 use hv_core::testing::Arena;
 use hv_core::{Hpa, PAGE_SIZE};
 use std::collections::{BTreeSet, HashMap};
@@ -65,6 +68,11 @@ pub(super) struct State {
     device_tlbs: HashMap<(SourceId, u64), u64>,
     /// What devices with TLBs used.
     used: BTreeSet<(u16, u64)>,
+    /// Words 2 of device table entries, and entries of remapping tables, absent ones too.
+    interrupt_words: HashMap<SourceId, u64>,
+    interrupts: HashMap<(SourceId, u16), u32>,
+    /// What devices looked up there.
+    raised: BTreeSet<(u16, u16)>,
     /// What is in the domains' tables: a translation changes with it.
     pub(super) version: u64,
 }
@@ -102,6 +110,9 @@ impl<'a> FakeUnit<'a> {
             translations: HashMap::new(),
             device_tlbs: HashMap::new(),
             used: BTreeSet::new(),
+            interrupt_words: HashMap::new(),
+            interrupts: HashMap::new(),
+            raised: BTreeSet::new(),
             version: 0,
         };
         Self {
@@ -112,24 +123,6 @@ impl<'a> FakeUnit<'a> {
 
     pub(super) fn state(&self) -> RefMut<'_, State> {
         self.state.borrow_mut()
-    }
-
-    /// A DMA of `device` to `page`: the table it is translated by, `None` where it
-    /// is refused. What it needs on the way is cached.
-    pub(super) fn dma(&self, device: SourceId, page: u64) -> Option<u64> {
-        let mut state = self.state();
-        assert!(state.control.contains(Control::ENABLE) && state.exclusion == 0);
-        let done = state.dma(self.arena, device, page);
-        if done.is_none() {
-            state.log_event(self.arena, write_fault(device, page << 12));
-        }
-        done
-    }
-
-    /// Whether it sets accessed and dirty bits for `device`.
-    pub(super) fn sets_dirty_bits(&self, device: SourceId) -> bool {
-        let in_memory = self.state().entry_in(self.arena, device);
-        matches!(in_memory, DeviceEntry::Translated { dirty: true, .. })
     }
 
     /// Tells of something.
@@ -197,6 +190,16 @@ pub(super) fn write_fault(device: SourceId, address: u64) -> Event {
     }
 }
 
+/// A refused interrupt request.
+pub(super) fn interrupt_fault(device: SourceId, msi: Msi) -> Event {
+    Event {
+        code: Ok(EventCode::PageFault),
+        device,
+        flags: EventFlags::INTERRUPT,
+        address: u64::from(msi.data & 0x7ff) << 2,
+    }
+}
+
 /// An event that is not about a DMA.
 pub(super) fn unit_event(code: EventCode, address: u64) -> Event {
     Event {
@@ -222,47 +225,6 @@ impl State {
         status
     }
 
-    fn dma(&mut self, arena: &Arena, device: SourceId, page: u64) -> Option<u64> {
-        let in_memory = self.entry_in(arena, device);
-        let DeviceEntry::Translated {
-            root,
-            domain,
-            device_tlb,
-            ..
-        } = *self.entries.entry(device).or_insert(in_memory)
-        else {
-            return None;
-        };
-        // Translated: the unit asks no more than whether the device may.
-        if let Some(kept) = self.device_tlbs.get(&(device, page))
-            && device_tlb
-        {
-            return Some(*kept);
-        }
-        let now = root + self.version;
-        let found = *self.translations.entry((domain, page)).or_insert(now);
-        if device_tlb {
-            self.device_tlbs.insert((device, page), found);
-            self.used.insert((device.raw(), page));
-        }
-        Some(found)
-    }
-
-    fn ask_anew(&mut self, arena: &Arena) {
-        for (device, page) in self.used.clone() {
-            self.dma(arena, SourceId::new(device), page);
-        }
-    }
-
-    fn entry_in(&self, arena: &Arena, device: SourceId) -> DeviceEntry {
-        let bytes = ((self.device_table & 0x1ff) + 1) << 12;
-        let offset = u64::from(device.raw()) * DeviceEntry::SIZE as u64;
-        assert!(offset < bytes, "the device is beyond the table");
-        let raw = read128(arena, (self.device_table & !0xfff) + offset);
-        let entry = DeviceEntry::decode([raw as u64, (raw >> 64) as u64]);
-        entry.expect("an entry that lets DMA pass")
-    }
-
     fn carry_out(&mut self, arena: &Arena, command: Command) {
         self.commands.push(command);
         if matches!(command, Command::Pages { .. }) && self.defect == Defect::DevicesTooEarly {
@@ -276,22 +238,21 @@ impl State {
             }
             Command::DeviceEntry { device } => {
                 self.entries.remove(&device);
+                self.interrupt_words.remove(&device);
             }
             Command::Pages { domain, block, .. } => self
                 .translations
                 .retain(|(tag, page), _| *tag != domain || !block.contains(*page)),
             // One after the other anyway.
             Command::Fence => {}
-            Command::DeviceTlb { device, block, .. } => {
-                let obeys = !matches!(
-                    self.defect,
-                    Defect::DevicesKeepTheirs | Defect::DevicesTooEarly
-                );
-                self.device_tlbs
-                    .retain(|(of, page), _| !obeys || *of != device || !block.contains(*page));
+            Command::DeviceTlb { device, block, .. } => self.forget_device_tlb(device, block),
+            Command::InterruptTable { device } => {
+                self.interrupts.retain(|(of, _), _| *of != device);
             }
             Command::All => {
                 self.entries.clear();
+                self.interrupt_words.clear();
+                self.interrupts.clear();
                 self.translations.clear();
             }
         }
@@ -312,13 +273,6 @@ impl State {
         frame.write_bytes(at as usize & 0xfff, &event.encode().to_le_bytes());
         self.log_tail = next;
     }
-}
-
-fn read128(arena: &Arena, at: u64) -> u128 {
-    let words = arena.frame(Hpa::new(at & !0xfff)).unwrap().words();
-    let index = (at & 0xfff) as usize / 8;
-    let [low, high] = [index, index + 1].map(|i| u128::from(words[i].load(Ordering::Acquire)));
-    low | high << 64
 }
 
 impl Mmio for FakeUnit<'_> {

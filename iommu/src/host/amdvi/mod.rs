@@ -1,7 +1,8 @@
 //! The driver for an AMD-Vi unit with version 1 tables.
 //!
-//! It owns the unit's device table, command buffer and event log. The page tables
-//! belong to the domains and only pass through here as a root address.
+//! It owns the unit's device table, interrupt remapping tables, command buffer and event
+//! log. The page tables belong to the domains and only pass through here as a root
+//! address.
 //!
 //! The life of one device's entry, which is never absent, since an entry that is
 //! not valid lets DMA pass:
@@ -18,6 +19,7 @@
 //! its words separately and would mix them.
 
 mod events;
+mod interrupts;
 mod queue;
 mod registers;
 mod start;
@@ -36,11 +38,13 @@ use crate::dirty_mode::{DirtyHardware, DirtyUpdate};
 use crate::domain::MAX_DEVICES;
 use crate::host::device_tlbs::{DeviceTlbs, MAX_COMMANDS};
 use crate::page_block::PageBlock;
-use crate::unit::{DomainId, Fault, HostUnit, Scope, SourceId, UnitError};
+use crate::unit::{DomainId, Fault, HostUnit, InterruptTarget, Scope, SourceId, UnitError};
 use events::EventLog;
 use hv_core::Hpa;
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
+use hv_core::platform::apic::Msi;
+use interrupts::InterruptTables;
 use queue::Queue;
 use registers::Registers;
 use table::Table;
@@ -63,6 +67,8 @@ pub struct AmdUnit<'m, R, M> {
     knows_device_tlbs: bool,
     device_tlbs: DeviceTlbs,
     table: Table,
+    /// `None`: every interrupt request passes as it is.
+    interrupts: Option<InterruptTables>,
     queue: Queue<'m>,
     events: EventLog,
 }
@@ -203,6 +209,18 @@ impl<R: Mmio, M: PhysMemory> HostUnit for AmdUnit<'_, R, M> {
             return Err(NoDeviceTlb::Unit);
         }
         self.device_tlbs.allow(device, tlb)
+    }
+
+    fn remaps_interrupts(&self) -> bool {
+        self.interrupts.is_some()
+    }
+
+    fn grant_interrupt(&mut self, device: SourceId, to: InterruptTarget) -> Result<Msi, UnitError> {
+        self.grant(device, to)
+    }
+
+    fn revoke_interrupts(&mut self, device: SourceId) -> Result<(), UnitError> {
+        self.revoke(device)
     }
 
     fn reports_faults(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use super::AmdUnit;
 use super::events::EventLog;
+use super::interrupts::{InterruptTables, MAX_TABLES};
 use super::queue::Queue;
 use super::registers::Registers;
 use super::table::Table;
@@ -9,12 +10,13 @@ use crate::amdvi::features::{
     CAPABILITY_DEVICE_TLB, CAPABILITY_IS_IOMMU, CAPABILITY_KIND, CAPABILITY_NP_CACHE,
 };
 use crate::amdvi::registers::{CONTROL, DEVICE_TABLE, EXCLUSION_BASE, FEATURES};
-use crate::amdvi::{Command, Control, Features};
+use crate::amdvi::{Command, Control, DeviceInterrupts, Features};
 use crate::host::device_tlbs::DeviceTlbs;
 use crate::ivrs::IvhdFlags;
 use crate::unit::UnitError;
 use hv_core::memory::{FramePool, PhysMemory};
 use hv_core::mmio::Mmio;
+use hv_core::sabotage::{Sabotage, is_active};
 
 /// What is to be known of a unit beside its registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +26,9 @@ pub struct Facts {
     /// The capability header in its PCI configuration space, to which the IVRS
     /// table leads.
     pub capability: u32,
+    /// Whether firmware is prepared for interrupts to be remapped
+    /// ([`Ivrs::names_io_apics`](crate::ivrs::Ivrs::names_io_apics)). Every unit can.
+    pub remaps_interrupts: bool,
 }
 
 /// Why a unit cannot be used. The names are those of the specification, for
@@ -41,7 +46,7 @@ pub enum StartError {
     #[error("the unit cannot drop all that it caches (EFR.IASup)")]
     NoInvalidateAll,
     /// The pool has fewer frames than [`AmdUnit::FRAMES`] in one piece.
-    #[error("out of memory for the unit's device table and buffers")]
+    #[error("out of memory for the unit's tables and buffers")]
     OutOfMemory,
     /// The unit did not carry out a command.
     #[error("during start-up: {0}")]
@@ -50,16 +55,18 @@ pub enum StartError {
 
 impl<'m, R: Mmio, M: PhysMemory> AmdUnit<'m, R, M> {
     /// The frames a unit takes: the device table in one piece, the command buffer
-    /// with its answers, the event log.
-    pub const FRAMES: u64 = super::table::FRAMES + 3;
+    /// with its answers, the event log, interrupt remapping tables.
+    pub const FRAMES: u64 = super::table::FRAMES + 3 + MAX_TABLES as u64;
 
-    /// Takes the unit over from whoever used it, with every device blocked.
+    /// Takes the unit over from whoever used it, with every device blocked: its DMA,
+    /// and its interrupt requests if those are to be remapped. Destinations are the 8-bit
+    /// ids of xAPIC mode then.
     ///
     /// `window` is the unit's register window of
     /// [`WINDOW`](crate::amdvi::registers::WINDOW) bytes. `pool` gives
     /// [`AmdUnit::FRAMES`] frames that nobody had before; the unit must be able to
-    /// read `mem`'s frames at their addresses. Until this returns DMA may pass as
-    /// it did before; on an error it may go on doing so, untranslated.
+    /// read `mem`'s frames at their addresses. Until this returns DMA and interrupts
+    /// may pass as they did before; on an error they may go on doing so.
     pub fn start(
         window: R,
         mem: &'m M,
@@ -77,6 +84,9 @@ impl<'m, R: Mmio, M: PhysMemory> AmdUnit<'m, R, M> {
         if !features.contains(Features::INVALIDATE_ALL) {
             return Err(StartError::NoInvalidateAll);
         }
+        if pool.available() < Self::FRAMES {
+            return Err(StartError::OutOfMemory);
+        }
 
         // Off before anything moves. What it logged goes with the old log.
         registers.turn(Control::ENABLE, false);
@@ -85,11 +95,18 @@ impl<'m, R: Mmio, M: PhysMemory> AmdUnit<'m, R, M> {
         // DMA in an exclusion range is not translated.
         registers.window.write64(EXCLUSION_BASE, 0);
         registers.turn(Control::COHERENT, true);
+        // What would make a remapping table's entries others than are made here.
+        registers.turn(Control::WIDE_INTERRUPTS | Control::MORE_INTERRUPTS, false);
         for (flag, control) in WIRING {
             registers.turn(control, facts.flags.contains(flag));
         }
 
-        let table = Table::new(mem, &mut pool).ok_or(StartError::OutOfMemory)?;
+        let remaps = facts.remaps_interrupts && !is_active(Sabotage::InterruptRemapping);
+        let interrupts = match remaps {
+            true => DeviceInterrupts::Blocked,
+            false => DeviceInterrupts::Unremapped,
+        };
+        let table = Table::new(mem, &mut pool, interrupts).ok_or(StartError::OutOfMemory)?;
         registers.window.write64(DEVICE_TABLE, table.register());
         let mut queue = Queue::new(mem, &mut pool)?;
         queue.turn_on(&registers);
@@ -113,6 +130,7 @@ impl<'m, R: Mmio, M: PhysMemory> AmdUnit<'m, R, M> {
             device_tlbs: DeviceTlbs::default(),
             sets_dirty_bits: features.contains(Features::HOST_ACCESSED | Features::HOST_DIRTY),
             table,
+            interrupts: remaps.then(|| InterruptTables::new(pool)),
             queue,
             events,
         })

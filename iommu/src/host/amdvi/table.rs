@@ -1,6 +1,6 @@
-//! The device table: what becomes of each requester id's DMA.
+//! The device table: what becomes of each requester id's DMA and interrupts.
 
-use crate::amdvi::DeviceEntry;
+use crate::amdvi::{DeviceEntry, DeviceInterrupts};
 use crate::unit::{SourceId, UnitError};
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::memory::{FramePool, PhysMemory};
@@ -19,14 +19,21 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// A table in which every device is blocked.
-    pub(super) fn new(mem: &impl PhysMemory, pool: &mut FramePool) -> Option<Self> {
+    /// A table in which every device is blocked, with `interrupts` for the other half of
+    /// each entry.
+    pub(super) fn new(
+        mem: &impl PhysMemory,
+        pool: &mut FramePool,
+        interrupts: DeviceInterrupts,
+    ) -> Option<Self> {
         let base = pool.take_run(mem, FRAMES)?;
         let [first, _] = DeviceEntry::Blocked.encode();
         for index in 0..FRAMES {
             let frame = mem.frame(Hpa::new(base.raw() + index * PAGE_SIZE))?;
-            for word in frame.words().iter().step_by(WORDS) {
-                word.store(first, Ordering::Relaxed);
+            let (entries, _) = frame.words().as_chunks::<WORDS>();
+            for [low, _, third, _] in entries {
+                low.store(first, Ordering::Relaxed);
+                third.store(interrupts.encode(), Ordering::Relaxed);
             }
         }
         Some(Self { base })
@@ -48,7 +55,7 @@ impl Table {
         device: SourceId,
         entry: DeviceEntry,
     ) -> Result<(), UnitError> {
-        let [first, second] = self.slot(mem, device).ok_or(UnitError::OutOfRange)?;
+        let [first, second, ..] = self.slot(mem, device).ok_or(UnitError::OutOfRange)?;
         let [low, high] = entry.encode();
         second.store(high, Ordering::Release);
         first.store(low, Ordering::Release);
@@ -61,7 +68,7 @@ impl Table {
     /// One store takes the rights and the table away together. The domain's number
     /// stays for a unit that has read the first word already.
     pub(super) fn withdraw(&self, mem: &impl PhysMemory, device: SourceId) -> Option<u16> {
-        let [first, second] = self.slot(mem, device)?;
+        let [first, second, ..] = self.slot(mem, device)?;
         let [blocked, _] = DeviceEntry::Blocked.encode();
         let words = [
             first.swap(blocked, Ordering::AcqRel),
@@ -73,12 +80,29 @@ impl Table {
         }
     }
 
-    /// The two words of `device`'s entry that are ever set.
-    fn slot<'m>(&self, mem: &'m impl PhysMemory, device: SourceId) -> Option<[&'m AtomicU64; 2]> {
+    /// Says what becomes of `device`'s interrupt requests, by one store. Release, so that
+    /// the unit finds the table filled that it is led to.
+    pub(super) fn set_interrupts(
+        &self,
+        mem: &impl PhysMemory,
+        device: SourceId,
+        interrupts: DeviceInterrupts,
+    ) -> Result<(), UnitError> {
+        let [_, _, third, _] = self.slot(mem, device).ok_or(UnitError::OutOfRange)?;
+        third.store(interrupts.encode(), Ordering::Release);
+        Ok(())
+    }
+
+    /// The words of `device`'s entry.
+    fn slot<'m>(
+        &self,
+        mem: &'m impl PhysMemory,
+        device: SourceId,
+    ) -> Option<&'m [AtomicU64; WORDS]> {
         let offset = usize::from(device.raw()) * DeviceEntry::SIZE;
         let page = offset as u64 & !(PAGE_SIZE - 1);
-        let words = mem.frame(Hpa::new(self.base.raw() + page))?.words();
-        let index = (offset - page as usize) / 8;
-        Some([words.get(index)?, words.get(index + 1)?])
+        let frame = mem.frame(Hpa::new(self.base.raw() + page))?;
+        let (entries, _) = frame.words().as_chunks();
+        entries.get((offset - page as usize) / DeviceEntry::SIZE)
     }
 }

@@ -1,4 +1,5 @@
 mod device_tlbs;
+mod interrupts;
 
 use super::fake::{Defect, FakeUnit, State, unit_event, write_fault};
 use super::*;
@@ -24,6 +25,7 @@ const TABLE_B: Hpa = Hpa::new(0xb000);
 const FACTS: Facts = Facts {
     flags: IvhdFlags::PASS_POSTED,
     capability: 0x000b_000f,
+    remaps_interrupts: true,
 };
 
 fn arena() -> Arena {

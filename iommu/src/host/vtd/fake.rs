@@ -6,20 +6,18 @@ mod devices;
 mod memory;
 
 pub(super) use devices::DeviceConduct;
-use memory::{read128, scalable_entry_in};
 
+use crate::host::testing::read128;
 use crate::unit::SourceId;
 use crate::vtd::registers::*;
 use crate::vtd::{
-    Capabilities, ContextCacheScope, ContextEntry, Descriptor, ExtendedCapabilities, FaultRecord,
-    FaultStatus, Global, InterruptCacheScope, InterruptEntry, InterruptFaultReason,
-    InterruptRequest, InterruptTableAddress, IotlbScope, PasidCacheScope, PasidDescriptor,
-    PasidIotlbScope, QueueAddress, RootEntry,
+    Capabilities, ContextCacheScope, Descriptor, ExtendedCapabilities, FaultRecord, FaultStatus,
+    Global, InterruptCacheScope, IotlbScope, PasidCacheScope, PasidDescriptor, PasidIotlbScope,
+    QueueAddress,
 };
 use core::cell::{RefCell, RefMut};
 use hv_core::memory::PhysMemory;
 use hv_core::mmio::Mmio;
-use hv_core::platform::apic::Msi;
 use hv_core::testing::Arena;
 use hv_core::{Hpa, PAGE_SIZE};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -148,14 +146,6 @@ impl<'a> FakeUnit<'a> {
         self.state.borrow_mut()
     }
 
-    /// A DMA of `device` to `page`: the table it is translated by, `None` where it
-    /// is refused. What it needs on the way is cached.
-    pub(super) fn dma(&self, device: SourceId, page: u64) -> Option<u64> {
-        let mut state = self.state();
-        assert!(state.status.contains(Global::TRANSLATION));
-        state.dma(self.arena, device, page)
-    }
-
     fn ring_doorbell(&self, tail: u64) {
         let mut state = self.state();
         state.tail = tail;
@@ -165,38 +155,6 @@ impl<'a> FakeUnit<'a> {
             let wait = Descriptor::decode(read128(self.arena, state.queue.base + wait));
             state.carry_out(self.arena, wait.unwrap());
         }
-    }
-
-    /// An interrupt request of `device`: what reaches the CPUs, or why nothing does.
-    pub(super) fn interrupt(
-        &self,
-        device: SourceId,
-        msi: Msi,
-    ) -> Result<Msi, InterruptFaultReason> {
-        let mut state = self.state();
-        if !state.status.contains(Global::INTERRUPT_REMAPPING) {
-            return Ok(msi);
-        }
-        let table = InterruptTableAddress::decode(state.interrupt_table);
-        let index = match InterruptRequest::decode(msi)? {
-            InterruptRequest::Remappable { index } => index,
-            InterruptRequest::Compatibility
-                if state.status.contains(Global::COMPATIBILITY_INTERRUPTS) =>
-            {
-                return Ok(msi);
-            }
-            InterruptRequest::Compatibility => {
-                return Err(InterruptFaultReason::CompatibilityFormat);
-            }
-        };
-        if index >= table.entries() {
-            return Err(InterruptFaultReason::BeyondTable);
-        }
-        let in_memory = read128(self.arena, table.base + u64::from(index) * 16);
-        let raw = *state.interrupts.entry(index).or_insert(in_memory);
-        let entry = InterruptEntry::decode(raw, device)?;
-        assert!(!table.extended && !entry.level && entry.delivery == 0);
-        Ok(Msi::fixed(entry.destination >> 8, entry.vector).unwrap())
     }
 
     fn run_queue(&self) {
@@ -257,23 +215,6 @@ impl State {
 
     fn is_scalable(&self) -> bool {
         self.root & RTADDR_SCALABLE != 0
-    }
-
-    fn context_in(&self, arena: &Arena, device: SourceId) -> Option<Context> {
-        if self.is_scalable() {
-            let entry = scalable_entry_in(arena, self.root & !0xfff, device)?;
-            return Some((0, entry.pasid_directory));
-        }
-        let entry = self.legacy_entry_in(arena, device)?;
-        Some((entry.domain, entry.table))
-    }
-
-    fn legacy_entry_in(&self, arena: &Arena, device: SourceId) -> Option<ContextEntry> {
-        let root = self.root + u64::from(device.bus()) * RootEntry::SIZE as u64;
-        let root = RootEntry::decode(read128(arena, root), 48).ok()?;
-        let entry = root.context_table + u64::from(device.devfn()) * ContextEntry::SIZE as u64;
-        let entry = read128(arena, entry);
-        ContextEntry::decode(entry, &self.capabilities, &self.extended, 48).ok()
     }
 
     fn carry_out_pasid(&mut self, descriptor: PasidDescriptor) {

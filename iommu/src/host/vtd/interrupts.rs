@@ -110,8 +110,7 @@ impl<R: Mmio, M: PhysMemory> VtdUnit<'_, R, M> {
         let Some(table) = &self.interrupts else {
             return to.unremapped();
         };
-        let apic_id = u8::try_from(to.apic_id).map_err(|_| UnitError::OutOfRange)?;
-        let entry = InterruptEntry::xapic(device, apic_id, to.vector);
+        let entry = InterruptEntry::xapic(device, to.xapic_id()?, to.vector);
         let index = table.publish(self.mem, entry)?;
         // In caching mode its absence may be cached.
         self.drop_cached(InterruptCacheScope::Entries { index, order: 0 })?;

@@ -18,6 +18,10 @@ use strandline_rt::physical::{IdentityMemory, MmioWindow};
 const STAGING_IOVA: Iova = Iova::new(PAGE_SIZE);
 /// How many interrupts, ticks mostly, a transfer of the device's state may take.
 const PATIENCE: u32 = 2000;
+/// How long to wait after each, in turns of a loop: QEMU's device computes its factorial
+/// in a thread, for which a machine that halts leaves no time if its clock then leaps to
+/// the next tick.
+const PAUSES: u32 = 200;
 
 /// What is needed to read the device's state out and to put it back.
 pub(super) struct EduHandover<'m> {
@@ -154,6 +158,7 @@ impl<'m> EduHandover<'m> {
         act(&self.edu, &staging, &mut || {
             // The tick wakes it, however long the device takes.
             cpu::halt_until_interrupt();
+            (0..PAUSES).for_each(|_| cpu::pause());
             patience = patience.saturating_sub(1);
             patience > 0
         })

@@ -6,6 +6,7 @@ use crate::device_tlb::{AtsCapability, DeviceTlb, NoDeviceTlb, Trust};
 const WITH_TLBS: Facts = Facts {
     flags: IvhdFlags::DEVICE_TLB,
     capability: FACTS.capability | 1 << 24,
+    ..FACTS
 };
 
 fn tlb() -> DeviceTlb {

@@ -1,10 +1,15 @@
-//! The devices behind the unit, those with TLBs too. These keep what they are told, and
-//! whenever they can they ask anew for every page they ever used.
+//! The devices behind the unit, their DMA and interrupt requests. Those with TLBs keep
+//! what they are told, and whenever they can they ask anew for every page they ever used.
 
-use super::State;
 use super::memory::{pasid_in, scalable_entry_in};
+use super::{FakeUnit, State};
+use crate::host::testing::read128;
 use crate::unit::SourceId;
-use crate::vtd::TranslationType;
+use crate::vtd::{
+    Global, InterruptEntry, InterruptFaultReason, InterruptRequest, InterruptTableAddress,
+    TranslationType,
+};
+use hv_core::platform::apic::Msi;
 use hv_core::testing::Arena;
 use std::collections::hash_map::Entry;
 
@@ -18,6 +23,48 @@ pub(in crate::host::vtd) enum DeviceConduct {
     KeepTheirs,
     /// They are told before the unit has dropped its own translations.
     ObeyTooEarly,
+}
+
+impl FakeUnit<'_> {
+    /// A DMA of `device` to `page`: the table it is translated by, `None` where it
+    /// is refused. What it needs on the way is cached.
+    pub(in crate::host::vtd) fn dma(&self, device: SourceId, page: u64) -> Option<u64> {
+        let mut state = self.state();
+        assert!(state.status.contains(Global::TRANSLATION));
+        state.dma(self.arena, device, page)
+    }
+
+    /// An interrupt request of `device`: what reaches the CPUs, or why nothing does.
+    pub(in crate::host::vtd) fn interrupt(
+        &self,
+        device: SourceId,
+        msi: Msi,
+    ) -> Result<Msi, InterruptFaultReason> {
+        let mut state = self.state();
+        if !state.status.contains(Global::INTERRUPT_REMAPPING) {
+            return Ok(msi);
+        }
+        let table = InterruptTableAddress::decode(state.interrupt_table);
+        let index = match InterruptRequest::decode(msi)? {
+            InterruptRequest::Remappable { index } => index,
+            InterruptRequest::Compatibility
+                if state.status.contains(Global::COMPATIBILITY_INTERRUPTS) =>
+            {
+                return Ok(msi);
+            }
+            InterruptRequest::Compatibility => {
+                return Err(InterruptFaultReason::CompatibilityFormat);
+            }
+        };
+        if index >= table.entries() {
+            return Err(InterruptFaultReason::BeyondTable);
+        }
+        let in_memory = read128(self.arena, table.base + u64::from(index) * 16);
+        let raw = *state.interrupts.entry(index).or_insert(in_memory);
+        let entry = InterruptEntry::decode(raw, device)?;
+        assert!(!table.extended && !entry.level && entry.delivery == 0);
+        Ok(Msi::fixed(entry.destination >> 8, entry.vector).unwrap())
+    }
 }
 
 impl State {

@@ -1,14 +1,32 @@
 //! What the unit reads in memory.
 
-use super::Context;
+use super::{Context, State};
+use crate::host::testing::{read64, read128};
 use crate::unit::SourceId;
 use crate::vtd::{
-    PasidDirectoryEntry, PasidEntry, PasidTable, ScalableContextEntry, ScalableRootEntry,
+    ContextEntry, PasidDirectoryEntry, PasidEntry, PasidTable, RootEntry, ScalableContextEntry,
+    ScalableRootEntry,
 };
-use core::sync::atomic::Ordering;
-use hv_core::Hpa;
-use hv_core::memory::PhysMemory;
 use hv_core::testing::Arena;
+
+impl State {
+    pub(super) fn context_in(&self, arena: &Arena, device: SourceId) -> Option<Context> {
+        if self.is_scalable() {
+            let entry = scalable_entry_in(arena, self.root & !0xfff, device)?;
+            return Some((0, entry.pasid_directory));
+        }
+        let entry = self.legacy_entry_in(arena, device)?;
+        Some((entry.domain, entry.table))
+    }
+
+    pub(super) fn legacy_entry_in(&self, arena: &Arena, device: SourceId) -> Option<ContextEntry> {
+        let root = self.root + u64::from(device.bus()) * RootEntry::SIZE as u64;
+        let root = RootEntry::decode(read128(arena, root), 48).ok()?;
+        let entry = root.context_table + u64::from(device.devfn()) * ContextEntry::SIZE as u64;
+        let entry = read128(arena, entry);
+        ContextEntry::decode(entry, &self.capabilities, &self.extended, 48).ok()
+    }
+}
 
 /// The entry of a device, if it is present.
 pub(super) fn scalable_entry_in(
@@ -33,16 +51,4 @@ pub(super) fn pasid_in(arena: &Arena, directory: u64) -> Option<Context> {
     let entry = PasidEntry::decode(words)?;
     let (PasidTable::FirstStage { root } | PasidTable::SecondStage { root, .. }) = entry.table;
     Some((entry.domain, root))
-}
-
-pub(super) fn read64(arena: &Arena, at: u64) -> u64 {
-    let words = arena.frame(Hpa::new(at & !0xfff)).unwrap().words();
-    words[(at & 0xfff) as usize / 8].load(Ordering::Acquire)
-}
-
-pub(super) fn read128(arena: &Arena, at: u64) -> u128 {
-    let words = arena.frame(Hpa::new(at & !0xfff)).unwrap().words();
-    let index = (at & 0xfff) as usize / 8;
-    let [low, high] = [index, index + 1].map(|i| u128::from(words[i].load(Ordering::Acquire)));
-    low | high << 64
 }
