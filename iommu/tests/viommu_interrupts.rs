@@ -135,8 +135,14 @@ fn destinations_have_the_width_and_the_mode_that_the_table_has() {
             Destination::Logical(3),
             Some(Delivery::LowestPriority(0x41)),
         ),
-        // NMI: no device here sends one.
-        (true, entry(false, 0, 4), Destination::All, None),
+        (
+            true,
+            entry(false, 2, 4),
+            Destination::Physical(2),
+            Some(Delivery::Nmi),
+        ),
+        // SMI: no device here sends one.
+        (true, entry(false, 0, 2), Destination::All, None),
     ] {
         let mut machine = remapping(extended);
         set_entry(&machine, 0, entry.encode());

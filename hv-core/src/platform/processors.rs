@@ -2,8 +2,8 @@
 //! and starts another (MultiProcessor Specification 1.4, appendix B.4; AMD64
 //! Architecture Programmer's Manual volume 2, section 16.5).
 //!
-//! A message goes to every APIC it addresses. INIT and start-up are noted, and the
-//! CPU finds them when it enters the guest next.
+//! A message goes to every APIC it addresses. INIT, start-up and NMI are noted, and the
+//! CPU finds them when it enters the guest next. NMIs that it cannot take yet are one.
 
 use super::apic::{Apic, ApicState, Delivery, Message};
 use heapless::Vec;
@@ -25,7 +25,9 @@ pub struct ProcessorState {
     init: u16,
     /// The page of a start-up that the CPU has not seen, with bit 8 set.
     start: u16,
-    reserved: u32,
+    /// 1 when an NMI has come that the CPU has not taken.
+    nmi: u16,
+    reserved: u16,
 }
 
 /// What other CPUs told this one to do.
@@ -42,6 +44,7 @@ pub struct Processor {
     /// The local APIC.
     pub apic: Apic,
     signals: Signals,
+    nmi: bool,
 }
 
 impl Processor {
@@ -49,6 +52,7 @@ impl Processor {
         Self {
             apic: Apic::new(id),
             signals: Signals::default(),
+            nmi: false,
         }
     }
 
@@ -62,17 +66,29 @@ impl Processor {
         self.signals != Signals::default()
     }
 
+    /// Takes the NMI that has come, if one has.
+    pub fn take_nmi(&mut self) -> bool {
+        core::mem::take(&mut self.nmi)
+    }
+
+    /// Whether an NMI has come that the CPU has not taken.
+    pub fn has_nmi(&self) -> bool {
+        self.nmi
+    }
+
     fn receive(&mut self, delivery: Delivery) {
         match delivery {
             Delivery::Fixed(vector) | Delivery::LowestPriority(vector) => self.apic.request(vector),
             Delivery::Init => {
                 self.apic.init();
+                self.nmi = false;
                 self.signals = Signals {
                     init: true,
                     start: None,
                 };
             }
             Delivery::Startup(page) => self.signals.start = Some(page),
+            Delivery::Nmi => self.nmi = true,
         }
     }
 
@@ -86,6 +102,7 @@ impl Processor {
             apic: self.apic.save(),
             init: self.signals.init.into(),
             start,
+            nmi: self.nmi.into(),
             reserved: 0,
         }
     }
@@ -98,12 +115,14 @@ impl Processor {
             _ => return None,
         };
         let apic = Apic::restored(&state.apic).filter(|apic| apic.id() == id)?;
-        (state.init < 2 && state.reserved == 0).then_some(Self {
+        let flags = state.init < 2 && state.nmi < 2 && state.reserved == 0;
+        flags.then_some(Self {
             apic,
             signals: Signals {
                 init: state.init == 1,
                 start,
             },
+            nmi: state.nmi == 1,
         })
     }
 }
@@ -226,6 +245,34 @@ mod tests {
     }
 
     #[test]
+    fn an_nmi_reaches_those_it_is_for_however_it_was_sent_and_init_forgets_it() {
+        let takers = |cpus: &mut Processors| [0, 1].map(|index| cpus.get(index).take_nmi());
+        let mut cpus = two();
+        for (icr, expected) in [
+            // The vector and the level mean nothing.
+            (1 << 32 | 0x402, [false, true]),
+            (1 << 32 | 0x4400, [false, true]),
+            (3 << 18 | 0x400, [false, true]),
+            (2 << 18 | 0x400, [true, true]),
+        ] {
+            command(&mut cpus, 0, icr);
+            assert_eq!(receivers(&mut cpus), [0; 0], "it is no interrupt");
+            assert_eq!(takers(&mut cpus), expected, "{icr:#x}");
+        }
+        let msi = Msi {
+            address: 0xfee0_1000,
+            data: 0x400,
+        };
+        cpus.send(Message::from_msi(msi).unwrap(), None);
+        cpus.send(Message::from_msi(msi).unwrap(), None);
+        assert_eq!(takers(&mut cpus), [false, true]);
+        assert_eq!(takers(&mut cpus), [false, false], "two are one");
+        command(&mut cpus, 0, 1 << 32 | 0x400);
+        command(&mut cpus, 0, 1 << 32 | 0x4500);
+        assert!(!cpus.get(1).has_nmi());
+    }
+
+    #[test]
     fn signals_migrate_and_a_state_of_another_cpu_is_refused() {
         let mut cpus = two();
         cpus.send(
@@ -235,13 +282,16 @@ mod tests {
             },
             Some(0),
         );
+        command(&mut cpus, 0, 1 << 32 | 0x400);
         let state = cpus.get(1).save();
         let mut restored = Processor::restored(1, &state).unwrap();
         assert_eq!(restored.take_signals().start, Some(0));
+        assert!(restored.take_nmi());
         assert!(Processor::restored(0, &state).is_none());
         for bad in [
             ProcessorState { start: 1, ..state },
             ProcessorState { init: 2, ..state },
+            ProcessorState { nmi: 2, ..state },
         ] {
             assert!(Processor::restored(1, &bad).is_none());
         }

@@ -194,7 +194,10 @@ fn load(vmcb: &mut Vmcb, state: &VcpuState, entry: Entry) {
         tlb_control::NOTHING
     };
     control.vintr = vintr::MASKING | (state.cr8 & vintr::TPR);
-    control.intercept1 &= !intercept1::VINTR;
+    control.intercept1 &= !(intercept1::VINTR | intercept1::IRET);
+    if state.nmi_masked != 0 {
+        control.intercept1 |= intercept1::IRET;
+    }
     if state.pending.is_interrupt() {
         // Taken by the guest's CPU itself, before its first instruction. EVENTINJ is
         // not used for interrupts: QEMU 10 keeps the vector as one of a pending
@@ -349,6 +352,7 @@ fn decode(vmcb: &Vmcb, saves_next_rip: bool) -> Exit {
         // DR6 says already what it is about.
         exit_code::DEBUG => Exit::Exception(Pending::exception(1, None)),
         exit_code::ALIGNMENT_CHECK => Exit::Exception(Pending::exception(17, Some(0))),
+        exit_code::IRET => Exit::InterruptReturn,
         exit_code::CPUID => instruction(Intercepted::Cpuid, 2),
         exit_code::HLT => instruction(Intercepted::Halt, 1),
         exit_code::INVD | exit_code::WBINVD => instruction(Intercepted::WriteBack, 2),

@@ -65,6 +65,23 @@ fn an_interrupt_window_lasts_for_one_entry() {
 }
 
 #[test]
+fn an_nmi_is_injected_and_iret_exits_as_long_as_nmis_are_masked() {
+    let (mut vmcb, mut state) = (block(), VcpuState::pvh(0, 0));
+    state.begin_nmi();
+    load(&mut vmcb, &state, Entry::default());
+    assert_eq!(vmcb.control.event_injection, EVENT_VALID | 2 << 8 | 2);
+    assert_ne!(vmcb.control.intercept1 & intercept1::IRET, 0);
+    vmcb.control.exit_code = exit_code::IRET;
+    assert_eq!(decode(&vmcb, false), Exit::InterruptReturn);
+    store(&vmcb, &mut state);
+    assert_eq!((state.pending, state.nmi_masked), (Pending::NONE, 1));
+    state.end_nmi();
+    load(&mut vmcb, &state, Entry::default());
+    assert_eq!(vmcb.control.intercept1 & intercept1::IRET, 0);
+    assert_eq!(vmcb.control.interrupt_shadow, 1);
+}
+
+#[test]
 fn interrupted_deliveries_are_repeated_and_software_interrupts_restarted() {
     for event in [Pending::nmi(), Pending::exception(14, Some(6)), Pending::UD] {
         assert_eq!(decode_event(encode_exception(&event)), event);

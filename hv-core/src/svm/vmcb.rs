@@ -14,6 +14,7 @@ pub(super) mod intercept1 {
     pub(in crate::svm) const VINTR: u32 = 1 << 4;
     pub(in crate::svm) const RDPMC: u32 = 1 << 15;
     pub(in crate::svm) const CPUID: u32 = 1 << 18;
+    pub(in crate::svm) const IRET: u32 = 1 << 20;
     pub(in crate::svm) const INVD: u32 = 1 << 22;
     pub(in crate::svm) const HLT: u32 = 1 << 24;
     pub(in crate::svm) const INVLPGA: u32 = 1 << 26;
@@ -82,6 +83,7 @@ pub(super) mod exit_code {
     pub(in crate::svm) const VINTR: u64 = 0x64;
     pub(in crate::svm) const RDPMC: u64 = 0x6f;
     pub(in crate::svm) const CPUID: u64 = 0x72;
+    pub(in crate::svm) const IRET: u64 = 0x74;
     pub(in crate::svm) const INVD: u64 = 0x76;
     pub(in crate::svm) const HLT: u64 = 0x78;
     pub(in crate::svm) const INVLPGA: u64 = 0x7a;

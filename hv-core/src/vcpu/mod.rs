@@ -50,6 +50,8 @@ pub enum Exit {
     },
     /// An exception of the guest's that it has to get all the same.
     Exception(Pending),
+    /// The next instruction is an IRET, and NMIs are masked until it is executed.
+    InterruptReturn,
     /// A guest physical access that nested paging does not allow.
     NestedFault(NestedFault),
     /// A triple fault.
@@ -116,6 +118,9 @@ pub trait Vcpu {
     /// [`VcpuState::pending`] is delivered first. When this returns it holds the
     /// event whose delivery the exit interrupted, if any, so that running again
     /// delivers it.
+    ///
+    /// While [`VcpuState::nmi_masked`] is set, an IRET ends the run with
+    /// [`Exit::InterruptReturn`].
     ///
     /// Host interrupts are disabled on call and on return. One that arrives ends
     /// the run with [`Exit::HostInterrupt`] and has been handled then; none is

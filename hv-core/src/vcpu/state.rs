@@ -96,7 +96,10 @@ pub struct VcpuState {
     /// 1 while a HLT waits for an interrupt, [`WAITS_FOR_STARTUP`](Self::WAITS_FOR_STARTUP)
     /// after INIT.
     pub halted: u8,
-    pub(super) reserved: [u8; 5],
+    /// 1 from the delivery of an NMI, which may still be pending, until the guest is about
+    /// to execute IRET: no other NMI before that.
+    pub nmi_masked: u8,
+    pub(super) reserved: [u8; 4],
 }
 
 const _: () = assert!(size_of::<VcpuState>() == 1008);
@@ -197,7 +200,8 @@ impl VcpuState {
             cpl: 0,
             interrupt_shadow: 0,
             halted: 0,
-            reserved: [0; 5],
+            nmi_masked: 0,
+            reserved: [0; 4],
         }
     }
 
@@ -211,6 +215,29 @@ impl VcpuState {
     /// Whether the guest could take an external interrupt at this instruction.
     pub fn accepts_interrupts(&self) -> bool {
         self.rflags & RFLAGS_IF != 0 && self.interrupt_shadow == 0 && self.pending.is_none()
+    }
+
+    /// Whether NMIs are held back until the guest executes IRET, or is started.
+    pub fn masks_nmi(&self) -> bool {
+        self.nmi_masked != 0 || self.halted == Self::WAITS_FOR_STARTUP
+    }
+
+    /// Whether the guest could take an NMI at this instruction.
+    pub fn accepts_nmi(&self) -> bool {
+        !self.masks_nmi() && self.interrupt_shadow == 0 && self.pending.is_none()
+    }
+
+    /// The guest takes an NMI, which it accepts, at the next entry.
+    pub fn begin_nmi(&mut self) {
+        self.pending = Pending::nmi();
+        self.nmi_masked = 1;
+        self.halted = 0;
+    }
+
+    /// The guest is about to execute IRET: others may follow, but not before it is done.
+    pub fn end_nmi(&mut self) {
+        self.nmi_masked = 0;
+        self.interrupt_shadow = 1;
     }
 
     /// Whether the CPU executes 64-bit code.

@@ -86,7 +86,12 @@ impl VcpuState {
         legal(self.cpl < 4, "CPL")?;
         legal(self.interrupt_shadow < 2, "the interrupt shadow")?;
         legal(self.halted <= Self::WAITS_FOR_STARTUP, "the halt state")?;
-        legal(self.reserved == [0; 5], "the reserved bytes")?;
+        legal(self.nmi_masked < 2, "the NMI mask")?;
+        let masked = self.nmi_masked != 0;
+        legal(masked || !self.pending.is_nmi(), "the NMI mask")?;
+        let waits = self.halted == Self::WAITS_FOR_STARTUP;
+        legal(!masked || !waits, "the NMI mask")?;
+        legal(self.reserved == [0; 4], "the reserved bytes")?;
         let segments = [self.es, self.cs, self.ss, self.ds, self.fs, self.gs];
         let packed = |segment: &Segment| segment.attributes >> 12 == 0;
         legal(segments.iter().all(packed), "a segment")?;
@@ -133,7 +138,7 @@ mod tests {
     #[test]
     fn states_that_hardware_would_refuse_are_named() {
         type Change = fn(&mut VcpuState);
-        let changes: [(&str, Change); 12] = [
+        let changes: [(&str, Change); 15] = [
             ("CR0", |s| s.cr0 |= 1 << 40),
             ("CR0", |s| s.cr0 = CR0_PG),
             ("CR4", |s| s.cr4 |= 1 << 18),
@@ -146,6 +151,11 @@ mod tests {
             ("the pending event", |s| s.pending.kind = 9),
             ("the pending event", |s| s.pending = Pending::interrupt(3)),
             ("CPL", |s| s.cpl = 4),
+            ("the NMI mask", |s| s.nmi_masked = 2),
+            ("the NMI mask", |s| s.pending = Pending::nmi()),
+            ("the NMI mask", |s| {
+                (s.nmi_masked, s.halted) = (1, VcpuState::WAITS_FOR_STARTUP);
+            }),
         ];
         for (register, change) in changes {
             let mut state = VcpuState::pvh(0, 0);

@@ -96,9 +96,11 @@ impl Reason {
                 }
                 Intercepted::WriteBack | Intercepted::Missing => Self::Other,
             },
-            Exit::Exception(_) | Exit::Shutdown | Exit::InvalidState | Exit::Unexpected(_) => {
-                Self::Other
-            }
+            Exit::Exception(_)
+            | Exit::InterruptReturn
+            | Exit::Shutdown
+            | Exit::InvalidState
+            | Exit::Unexpected(_) => Self::Other,
         }
     }
 

@@ -34,6 +34,7 @@ mod alu;
 mod decode;
 mod execute;
 mod exits;
+mod interrupts;
 mod oddity;
 mod outside;
 mod saved;
@@ -53,7 +54,7 @@ use crate::platform::apic::{Message, Msi};
 use crate::platform::processors::MAX_CPUS;
 use crate::platform::time::Time;
 use crate::vcpu::gpr::RCX;
-use crate::vcpu::{Entry, Exit, Pending, Vcpu, VcpuState};
+use crate::vcpu::{Entry, Exit, Vcpu, VcpuState};
 use heapless::Vec;
 use oddity::Oddities;
 
@@ -67,6 +68,8 @@ struct Cpu {
     watches_window: bool,
     /// It was called back, or woken, and has not been seen since.
     is_called: bool,
+    /// When it entered the guest last.
+    entered: Time,
 }
 
 /// What another physical CPU is to do: enter the guest in this state.
@@ -123,6 +126,7 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
             tlb: GuestTlb::unknown(),
             watches_window: false,
             is_called: false,
+            entered: Time::from_ns(0),
         });
         Self {
             memory,
@@ -194,7 +198,7 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
     }
 
     /// Whether `cpu` is away and must come back, because there is news for it: an
-    /// interrupt, a reset. Says so once until it has come.
+    /// interrupt, an NMI, a reset. Says so once until it has come.
     pub fn must_call(&mut self, cpu: usize) -> bool {
         let must = self.is_away(cpu) && self.has_news(cpu);
         self.cpus[cpu].is_called |= must;
@@ -207,7 +211,8 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
     }
 
     /// The image delivers an interrupt that nobody remaps, such as an IOMMU's own. It is
-    /// dropped unless it is a fixed or lowest-priority interrupt for a CPU that there is.
+    /// dropped unless it is a fixed or lowest-priority interrupt, or an NMI, for a CPU that
+    /// there is.
     pub fn inject_msi(&mut self, msi: Msi) {
         if let Some(message) = Message::from_msi(msi) {
             self.platform.deliver(message);
@@ -244,14 +249,6 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
         self.tables.stop_tracking(&stopped);
     }
 
-    /// Whether something came for `cpu`, not CPU 0, that it does not know of.
-    fn has_news(&mut self, cpu: usize) -> bool {
-        let own = &self.cpus[cpu];
-        let processor = self.platform.cpus.get(cpu);
-        let interrupt = !own.watches_window && processor.apic.deliverable().is_some();
-        !own.is_called && (interrupt || processor.has_signals())
-    }
-
     /// What the next entry of `cpu` is asked to do, or `None` while it waits and
     /// nothing wakes it. The CPU counts as inside the guest from now on.
     fn prepare(&mut self, cpu: usize) -> Option<Entry> {
@@ -261,7 +258,7 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
         let interrupt_window = self.offer_interrupt(cpu)?;
         let class = self.platform.cpus.get(cpu).apic.task_priority_class();
         let own = &mut self.cpus[cpu];
-        own.is_called = false;
+        (own.is_called, own.entered) = (false, now);
         own.state.cr8 = class;
         own.state.withdraw_features();
         // An interrupt that is given first leaves no room for a window.
@@ -282,42 +279,6 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
         apic.set_task_priority_class(own.state.cr8);
     }
 
-    /// Does what other CPUs told this one: reset, start.
-    fn obey_signals(&mut self, cpu: usize) {
-        let signals = self.platform.cpus.get(cpu).take_signals();
-        let state = &mut self.cpus[cpu].state;
-        if signals.init {
-            *state = VcpuState::after_init(state.tsc);
-        }
-        if let Some(page) = signals.start
-            && state.halted == VcpuState::WAITS_FOR_STARTUP
-        {
-            state.start_at(page);
-        }
-    }
-
-    /// Gives the CPU the interrupt that the APIC has for it, if it can take it now.
-    /// Says whether to stop as soon as it can take one, or `None` while it is
-    /// halted and nothing wakes it.
-    fn offer_interrupt(&mut self, cpu: usize) -> Option<bool> {
-        let apic = &mut self.platform.cpus.get(cpu).apic;
-        let state = &mut self.cpus[cpu].state;
-        if state.halted == VcpuState::WAITS_FOR_STARTUP {
-            return None;
-        }
-        match apic.deliverable() {
-            Some(vector) if state.accepts_interrupts() => {
-                apic.accept(vector);
-                state.pending = Pending::interrupt(vector);
-                state.halted = 0;
-                Some(apic.deliverable().is_some())
-            }
-            _ if state.halted != 0 => None,
-            Some(_) => Some(true),
-            None => Some(false),
-        }
-    }
-
     /// Does what the guest needs. `None`: let it run on.
     fn handle(&mut self, cpu: usize, exit: Exit, outside: &mut Outside<'_, '_>) -> Option<Event> {
         let state = &self.cpus[cpu].state;
@@ -329,6 +290,10 @@ impl<'m, M: PhysMemory, V: Vcpu> Vm<'m, M, V> {
             Exit::Instruction { what, next_rip } => self.execute(cpu, what, next_rip, outside),
             Exit::Exception(event) => {
                 self.cpus[cpu].state.pending = event;
+                None
+            }
+            Exit::InterruptReturn => {
+                self.cpus[cpu].state.end_nmi();
                 None
             }
             Exit::NestedFault(fault) => self.access(cpu, fault, outside.mmio),

@@ -15,6 +15,8 @@ pub struct Console {
     pub kernel: Option<String>,
     /// How many of its interrupts its IOMMU remaps, at its end.
     pub remapped_interrupts: Option<u32>,
+    /// How often a CPU said at the end where it was, when another or itself asked.
+    pub nmi_answers: Option<u32>,
     /// When init started.
     pub init: Option<u64>,
     /// The same in cycles since the machine was reset: what the kernel did before it had
@@ -129,6 +131,7 @@ impl Console {
             Some("end") => {
                 (self.end, self.end_ticks) = (uptime(), small("ticks"));
                 self.remapped_interrupts = small("remapped");
+                self.nmi_answers = small("answers");
             }
             Some("tick") => self.ticks.extend(small("n").zip(uptime())),
             Some("progress") => self.progress.extend(number("operations")),

@@ -135,6 +135,7 @@ impl Job {
                 disk: self.load.is_some(),
                 cpus: self.vcpus,
                 interrupts: self.interrupts(),
+                nmis: self.sources.kernel.is_none() && self.sources.initramfs.is_none(),
             },
         );
         let report = Report {

@@ -19,6 +19,8 @@ pub struct Expect {
     pub cpus: u32,
     /// Whether it has its IOMMU remap interrupts, as far as that is known.
     pub interrupts: Option<bool>,
+    /// Its CPUs, if there are several, send each other NMIs at the end.
+    pub nmis: bool,
 }
 
 /// How many times as long as without a hypervisor booting may take.
@@ -53,6 +55,9 @@ pub fn judge(
             let wanted = if expected { "some" } else { "none" };
             format!("of the guest's interrupts {count:?} are remapped, and {wanted} should be")
         });
+    }
+    if expect.nmis {
+        rules.nmis(console, expect.cpus);
     }
     rules.clock(outcome, console);
     if let Some(direct) = direct {
@@ -134,6 +139,15 @@ impl Rules {
                 .all(|(a, b)| a == b),
             || format!("the load's progress has gaps: {:?}", console.progress),
         );
+    }
+
+    /// Of several CPUs each asked all where they are, by NMI but itself, and all answered.
+    fn nmis(&mut self, console: &Console, cpus: u32) {
+        let expected = if cpus > 1 { cpus * cpus } else { 0 };
+        self.require(console.nmi_answers == Some(expected), || {
+            let seen = console.nmi_answers;
+            format!("CPUs answered {seen:?} times to an NMI or to themselves, not {expected}")
+        });
     }
 
     /// The clock goes forward, as fast as the machines' own, and is told by the same
@@ -222,6 +236,7 @@ mod tests {
         disk: true,
         cpus: 2,
         interrupts: None,
+        nmis: true,
     };
 
     fn whole() -> (Outcome, Console) {
@@ -237,6 +252,7 @@ mod tests {
             progress_on_source: 1,
             end: Some(500),
             end_ticks: Some(2),
+            nmi_answers: Some(4),
             clock_sources: vec!["tsc".into(), "tsc".into()],
             io: Some(Io {
                 operations: 110,
@@ -283,7 +299,7 @@ mod tests {
         let (outcome, console) = whole();
         assert_eq!(judge(&outcome, &console, None, WHOLE), Verdict(Vec::new()));
         assert_eq!(clock_behind_us(&outcome, &console), Some(50_000));
-        let breaks: [Break; 19] = [
+        let breaks: [Break; 20] = [
             |_, console| console.io = None,
             |_, console| console.io.iter_mut().for_each(|io| io.errors = 1),
             |_, console| console.io.iter_mut().for_each(|io| io.verified = 0),
@@ -293,6 +309,7 @@ mod tests {
             |_, console| console.ticks.truncate(1),
             |_, console| console.ticks[1].1 = 0,
             |_, console| console.end_ticks = None,
+            |_, console| console.nmi_answers = Some(3),
             |_, console| console.progress[1] = 150,
             |_, console| console.progress_on_source = 2,
             |_, console| console.end = Some(600),

@@ -84,7 +84,7 @@ impl Part {
         match self {
             Self::Cpu(number) => SectionInfo {
                 instance: number as u16,
-                ..section(1, 4)
+                ..section(1, 5)
             },
             Self::Platform => section(4, 3),
             Self::Viommu => {

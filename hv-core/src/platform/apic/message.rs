@@ -70,15 +70,18 @@ pub enum Delivery {
     Init,
     /// Start at this 4 KiB page.
     Startup(u8),
+    /// A non-maskable interrupt.
+    Nmi,
 }
 
 impl Delivery {
     /// What a device's delivery mode, of 3 bits, means; `None` for one that no device
-    /// here has (SMI, NMI, INIT, ExtINT).
+    /// here has (SMI, INIT, ExtINT).
     pub const fn of_device(mode: u8, vector: u8) -> Option<Self> {
         match mode {
             0 => Some(Self::Fixed(vector)),
             1 => Some(Self::LowestPriority(vector)),
+            4 => Some(Self::Nmi),
             _ => None,
         }
     }
@@ -112,13 +115,14 @@ impl Message {
     }
 
     /// What the interrupt command register asks for, in its x2APIC form; `None` if it
-    /// is of a kind that does nothing here: the deassertion of INIT, SMI and NMI.
+    /// is of a kind that does nothing here: an SMI, or the deassertion of INIT.
     pub(super) fn from_command(icr: u64) -> Option<Self> {
         const ASSERT: u64 = 1 << 14;
         let vector = icr as u8;
         let delivery = match icr >> 8 & 7 {
             0 => Delivery::Fixed(vector),
             1 => Delivery::LowestPriority(vector),
+            4 => Delivery::Nmi,
             5 if icr & ASSERT != 0 => Delivery::Init,
             6 => Delivery::Startup(vector),
             _ => return None,

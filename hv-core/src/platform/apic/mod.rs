@@ -67,7 +67,8 @@ pub(crate) mod register {
     pub(crate) const ERROR_STATUS: u32 = 0x28;
     pub(crate) const COMMAND: u32 = 0x30;
     pub(crate) const COMMAND_HIGH: u32 = 0x31;
-    /// Timer, thermal, performance, LINT0, LINT1, error.
+    /// Timer, thermal, performance, LINT0, LINT1, error. Only the timer has a source here,
+    /// and its interrupts are fixed: an entry that asks for NMIs is kept and raises none.
     pub(crate) const FIRST_LVT: u32 = 0x32;
     pub(crate) const LAST_LVT: u32 = 0x37;
     pub(crate) const TIMER_INITIAL: u32 = 0x38;

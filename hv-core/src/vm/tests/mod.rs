@@ -1,6 +1,7 @@
 //! Exit handling against a CPU that plays a script.
 
 mod access;
+mod nmi;
 mod processors;
 
 use super::*;
@@ -10,7 +11,7 @@ use crate::platform::GuestExit;
 use crate::platform::pci::PciBus;
 use crate::testing::Arena;
 use crate::vcpu::gpr::{RAX, RCX};
-use crate::vcpu::{Intercepted, IoAccess, NestedFault};
+use crate::vcpu::{Intercepted, IoAccess, NestedFault, Pending};
 use crate::{Gfn, Gpa, PAGE_SIZE};
 use core::sync::atomic::AtomicU64;
 use raw_cpuid::CpuIdResult;

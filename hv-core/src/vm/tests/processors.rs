@@ -3,7 +3,7 @@
 use super::*;
 
 /// Plays the physical CPU of CPU 1.
-fn second(vm: &mut TestVm<'_>, order: &Order, exit: Exit) -> Option<Event> {
+pub(super) fn second(vm: &mut TestVm<'_>, order: &Order, exit: Exit) -> Option<Event> {
     let back = Return {
         state: order.state,
         entry: order.entry,
@@ -16,7 +16,7 @@ fn second(vm: &mut TestVm<'_>, order: &Order, exit: Exit) -> Option<Event> {
     vm.returned(1, &back, &mut outside)
 }
 
-fn send(vm: &mut TestVm<'_>, icr: u64) {
+pub(super) fn send(vm: &mut TestVm<'_>, icr: u64) {
     let now = Time::from_ns(0);
     let sent = vm.platform.cpus.get(0).apic.write_msr(0x830, icr, now);
     vm.platform.cpus.send(sent.unwrap().unwrap(), Some(0));
