@@ -1,5 +1,5 @@
-//! The device table entry, its half for DMA: one requester id (AMD IOMMU 3.0, 2.2.2.1 "Device Table
-//! Entry Format").
+//! The device table entry, its half for DMA: one requester id (AMD IOMMU 3.0, 2.2.2.1
+//! "Device Table Entry Format").
 //!
 //! ```text
 //! word 0   63  62  61  60      52 51              12 11   9 8  7 6   2  1   0
@@ -55,7 +55,7 @@ impl DeviceEntry {
     /// The size of a table with an entry for every requester id, in bytes.
     pub const TABLE: usize = Self::SIZE << 16;
 
-    /// Words 0 and 1; the others are zero.
+    /// Words 0 and 1.
     pub const fn encode(self) -> [u64; 2] {
         match self {
             Self::Blocked => [VALID, 0],

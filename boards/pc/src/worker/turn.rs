@@ -39,7 +39,6 @@ pub(super) enum Errand {
 
 /// Whose turn it is. The slot belongs to the worker from `give` to `done`, and to the
 /// boot CPU otherwise: each is written after the slot and read before it.
-#[derive(Default)]
 pub(super) struct Turn(AtomicU8);
 
 impl Turn {

@@ -169,6 +169,25 @@ fn rebuilt(state: &NvmeState, driver: &Driver) -> Result<Shared, NvmeError> {
     Ok(shared)
 }
 
+/// Another controller that reads no command by itself is brought to `state`, or given up
+/// at the `patience`th wait; each wait is an occasion for `meanwhile`.
+fn rebuilt_slowly(
+    state: &NvmeState,
+    patience: u32,
+    meanwhile: impl Fn(&Shared),
+) -> (Shared, Result<u64, NvmeError>) {
+    let (scratch_memory, pages) = Memory::scratch(state);
+    let shared = Shared::new(scratch_memory);
+    shared.0.borrow_mut().is_slow = true;
+    let mut left = patience;
+    let result = Nvme::new(&shared).restore(state, &scratch(&pages), &mut || {
+        meanwhile(&shared);
+        left -= 1;
+        left > 0
+    });
+    (shared, result)
+}
+
 /// What stands before a controller that was rebuilt.
 fn adopted<'a>(controller: &'a Shared, state: &NvmeState) -> Device<'a> {
     Nvme {
@@ -253,17 +272,9 @@ fn a_controller_that_reads_late_loses_no_command() {
     let mut driver = Driver::start(&mut nvme, &memory, 1);
     driver.io(&mut nvme, 1);
     let state = state_at_rest(&mut nvme, &driver);
-    let (scratch_memory, pages) = Memory::scratch(&state);
-    let shared = Shared::new(scratch_memory);
-    shared.0.borrow_mut().is_slow = true;
-    let mut patience = 1000;
-    let result = Nvme::new(&shared).restore(&state, &scratch(&pages), &mut || {
-        shared.work();
-        patience -= 1;
-        patience > 0
-    });
-    assert_eq!(result, Ok(shared.0.borrow().completed));
-    assert_eq!(shared.0.borrow().events.len(), 1);
+    let (controller, result) = rebuilt_slowly(&state, 1000, Shared::work);
+    assert_eq!(result, Ok(controller.0.borrow().completed));
+    assert_eq!(controller.0.borrow().events.len(), 1);
 }
 
 #[test]
@@ -449,13 +460,6 @@ fn a_controller_that_does_not_answer_is_given_up() {
     let mut nvme = Nvme::new(&source);
     let driver = Driver::start(&mut nvme, &memory, 1);
     let state = state_at_rest(&mut nvme, &driver);
-    let (scratch_memory, pages) = Memory::scratch(&state);
-    let shared = Shared::new(scratch_memory);
-    shared.0.borrow_mut().is_slow = true;
-    let mut patience = 9;
-    let result = Nvme::new(&shared).restore(&state, &scratch(&pages), &mut || {
-        patience -= 1;
-        patience > 0
-    });
+    let (_, result) = rebuilt_slowly(&state, 9, |_| {});
     assert_eq!(result, Err(NvmeError::Stuck));
 }

@@ -27,7 +27,7 @@ use strandline_rt::pci::MsixPlace;
 use strandline_rt::physical::{IdentityMemory, MmioWindow};
 
 /// How long rebuilding may take, in microseconds: a queue may need thousands of commands.
-/// The source waits longer ([`crate::image`]).
+/// The source waits longer before it gives up.
 const PATIENCE_US: u64 = 2_000_000;
 
 /// A controller that is the guest's.
